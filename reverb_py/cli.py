@@ -1,0 +1,98 @@
+"""The `reverb-py` command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import click
+import structlog
+
+from reverb_py import __version__
+from reverb_py.runtime import running_server
+from reverb_py.settings import Settings, WrongSetting, load_environment
+from reverb_py.telemetry.logs import DebugTrace, configure_logs
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="reverb-py")
+def main() -> None:
+    """A WebSocket broadcast server for Pusher clients, compatible with Laravel Reverb.
+
+    Settings come from the environment or a .env file in the current folder, under Laravel Reverb's
+    names.
+
+    \b
+    Examples:
+      REVERB_APP_ID=1001 REVERB_APP_KEY=my-key REVERB_APP_SECRET=… reverb-py start
+      reverb-py start --port 6001 --debug
+      reverb-py check
+    """
+
+
+@main.command()
+@click.option("--host", help="Address to listen on [REVERB_SERVER_HOST, else 0.0.0.0].")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port [REVERB_SERVER_PORT, else 8080].")
+@click.option("--debug", is_flag=True, help="Show every message that comes and goes.")
+def start(host: str | None, port: int | None, debug: bool) -> None:
+    """Start the server; Ctrl-C stops it."""
+    settings = _settings_or_exit(host, port)
+    configure_logs(debug=debug)
+    try:
+        _run(lambda: _serve(settings, debug=debug))
+    except OSError as exc:
+        raise click.ClickException(
+            f"can't listen on {settings.host}:{settings.port}: {exc.strerror or exc} "
+            "(choose another with --port or REVERB_SERVER_PORT)"
+        ) from None
+
+
+@main.command()
+def check() -> None:
+    """Read the settings, say what they mean, and start nothing."""
+    settings = _settings_or_exit(None, None)
+    click.echo(f"Listens on {settings.host}:{settings.port}{settings.path_prefix}")
+    for app in settings.apps:
+        click.echo(f"App {app.id} with key {app.key}")
+    click.echo("The settings are good.")
+
+
+def _settings_or_exit(host: str | None, port: int | None) -> Settings:
+    try:
+        environment = load_environment(os.environ, Path.cwd())
+        return Settings.from_environment(environment, host=host, port=port)
+    except WrongSetting as exc:
+        raise click.ClickException(str(exc)) from None
+
+
+async def _serve(settings: Settings, *, debug: bool) -> None:
+    log = structlog.get_logger("reverb_py")
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with running_server(settings, trace=DebugTrace() if debug else None) as port:
+        log.info("Starting server", host=settings.host, port=port, path=settings.path_prefix or "/")
+        await stop.wait()
+        log.info("Stopping: connections are closed with 4200, so that clients come back")
+    log.info("Stopped")
+
+
+def _run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a program to its end on uvloop, or on asyncio where there is no uvloop."""
+    with asyncio.Runner(loop_factory=_event_loop_factory()) as runner:
+        runner.run(program())
+
+
+def _event_loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop

@@ -1,0 +1,147 @@
+"""
+The signatures of the Pusher protocol: channel authorization, user sign-in and HTTP requests.
+
+Every signature is the lowercase hex HMAC-SHA256 of a string under the app's secret. Verification
+takes the strings exactly as they arrived, before anything parses them, and compares in constant
+time. Nothing here reads a clock: whoever checks a request passes in what time it is.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterable, Iterator, Mapping
+from urllib.parse import unquote, unquote_plus
+
+__all__ = [
+    "channel_auth",
+    "is_channel_auth_valid",
+    "is_signature_valid",
+    "parse_query",
+    "request_strings_to_sign",
+    "sign",
+    "signed_query",
+    "user_auth",
+]
+
+
+def sign(secret: str, text: str | bytes) -> str:
+    """Return the lowercase hex HMAC-SHA256 of `text` under `secret`; a string is taken as UTF-8."""
+    message = text.encode() if isinstance(text, str) else text
+    return hmac.digest(secret.encode(), message, "sha256").hex()
+
+
+def channel_auth(
+    key: str, secret: str, socket_id: str, channel: str, channel_data: str | None = None
+) -> str:
+    """
+    Return the `auth` value, `KEY:SIGNATURE`, that lets one connection subscribe to one channel.
+
+    `channel_data` is the presence member's JSON, as the very string the client will send. Callers
+    validate `socket_id` and `channel` first: a socket id or a channel holding a `:` would let a
+    client have a string of another shape signed (wire rule: `SOCKET:CHANNEL[:DATA]`).
+    """
+    text = f"{socket_id}:{channel}"
+    if channel_data is not None:
+        text = f"{text}:{channel_data}"
+    return f"{key}:{sign(secret, text)}"
+
+
+def user_auth(key: str, secret: str, socket_id: str, user_data: str) -> str:
+    """Return the `auth` value of `pusher:signin`, which signs `SOCKET::user::USER_DATA`."""
+    return f"{key}:{sign(secret, f'{socket_id}::user::{user_data}')}"
+
+
+def is_channel_auth_valid(
+    auth: str,
+    key: str,
+    secret: str,
+    socket_id: str,
+    channel: str,
+    channel_data: str | None = None,
+) -> bool:
+    """Tell, in constant time, whether `auth` is what `channel_auth` returns, key part included."""
+    expected = channel_auth(key, secret, socket_id, channel, channel_data)
+    return hmac.compare_digest(auth.encode(errors="surrogatepass"), expected.encode())
+
+
+def signed_query(
+    key: str,
+    secret: str,
+    method: str,
+    path: str,
+    body: bytes,
+    timestamp: int,
+    parameters: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """
+    Return the query parameters, signature last, that authenticate one HTTP API request.
+
+    `path` has no query and no host; `timestamp` is in whole seconds since 1970. An empty body is
+    signed without `body_md5`, which every known server accepts.
+    """
+    query = dict(parameters or {})
+    query |= {"auth_key": key, "auth_timestamp": str(timestamp), "auth_version": "1.0"}
+    if body:
+        query["body_md5"] = hashlib.md5(body, usedforsecurity=False).hexdigest()
+    query["auth_signature"] = sign(secret, _string_to_sign(method, path, query))
+    return query
+
+
+def parse_query(query: str, *, plus_is_space: bool = False) -> dict[str, str]:
+    """
+    Return the parameters of a raw query string, decoded, with lowercase names.
+
+    Repeated array parameters (`channels[]=a&channels[]=b`) become one value joined by commas under
+    the bare name, as the PHP library signs them; of other repetitions the last one counts.
+    """
+    decode = unquote_plus if plus_is_space else unquote
+    parameters: dict[str, str] = {}
+    for pair in query.split("&"):
+        name, _, value = pair.partition("=")
+        if "%" in pair or "+" in pair:
+            name, value = decode(name), decode(value)
+        name = name.lower()
+        if name.endswith("[]"):
+            name = name[:-2]
+            if name in parameters:
+                value = f"{parameters[name]},{value}"
+        if name:
+            parameters[name] = value
+    return parameters
+
+
+def request_strings_to_sign(
+    method: str, paths: Iterable[str], query: str, body_md5: str | None
+) -> Iterator[str]:
+    """
+    Yield each string a client may have signed for this request, the usual one first.
+
+    `query` is the raw query string; `body_md5` is the hex MD5 of the body, or None when the body is
+    empty. Clients disagree in three ways, and every string yielded binds the whole request:
+
+    * a `+` in a value is itself to some encoders and a space to others;
+    * pusher-http-python signs a `body_md5` on requests without a body, Reverb leaves it out;
+    * behind a path prefix the signed path has the prefix (proxies) or lacks it (Reverb): `paths`
+      lists the candidates.
+    """
+    for plus_is_space in (False, True) if "+" in query else (False,):
+        parameters = parse_query(query, plus_is_space=plus_is_space)
+        parameters.pop("auth_signature", None)
+        if body_md5 is not None:
+            # A body that the signature does not cover could be swapped: its digest always counts.
+            parameters["body_md5"] = body_md5
+        for path in paths:
+            yield _string_to_sign(method, path, parameters)
+            if body_md5 is None and "body_md5" in parameters:
+                bare = {name: value for name, value in parameters.items() if name != "body_md5"}
+                yield _string_to_sign(method, path, bare)
+
+
+def is_signature_valid(signature: str, secret: str, strings_to_sign: Iterable[str]) -> bool:
+    """Tell, comparing in constant time, whether `signature` signs one of the strings."""
+    given = signature.encode(errors="surrogatepass")
+    return any(hmac.compare_digest(given, sign(secret, text).encode()) for text in strings_to_sign)
+
+
+def _string_to_sign(method: str, path: str, parameters: Mapping[str, str]) -> str:
+    pairs = "&".join([f"{name}={value}" for name, value in sorted(parameters.items())])
+    return f"{method}\n{path}\n{pairs}"

@@ -1,0 +1,323 @@
+"""
+One connection while it speaks HTTP: request heads, bodies, limits, deadlines, and the upgrade.
+
+httptools finds the parts of a request; this module collects them, holds them against the limits
+and hands whole requests on. Requests that arrive together (pipelining) are answered in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
+
+import httptools
+from websockets.utils import accept_key
+
+from reverb_py.server.http_api import Request, Response, text_response
+from reverb_py.server.websocket_connection import upgrade_to_websocket
+
+if TYPE_CHECKING:
+    from reverb_py.server.listener import Listener
+
+__all__ = ["HttpConnection"]
+
+MAX_HEAD_BYTES = 16_384
+"""Bytes of a request's first line and headers together."""
+
+HEAD_SECONDS = 10.0
+"""Time for a request's head to arrive, from its first byte or the connection's beginning."""
+
+BODY_SECONDS = 30.0
+"""Time for a request's body to arrive, from the end of its head."""
+
+KEEP_ALIVE_SECONDS = 75.0
+"""Time a connection may wait for its next request."""
+
+LINGER_SECONDS = 5.0
+"""Time a refused client has to read its answer while what it still sends is thrown away."""
+
+_STATUS_LINES = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class _Stage(enum.Enum):
+    IDLE = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    CLOSING = enum.auto()
+
+
+_DEADLINES = {
+    _Stage.IDLE: KEEP_ALIVE_SECONDS,
+    _Stage.HEAD: HEAD_SECONDS,
+    _Stage.BODY: BODY_SECONDS,
+}
+
+
+class _Refusal(Exception):
+    """Stops the parser: the request is answered without being read to its end."""
+
+    def __init__(self, status: int, message: str, headers: str = "") -> None:
+        self.response = text_response(status, message, headers)
+
+
+class HttpConnection(asyncio.Protocol):
+    """
+    A client of the HTTP API, or a WebSocket client before its upgrade.
+
+    It is its parser's callback object. Nothing in it waits; a client that does not read its answers
+    is not read from either.
+    """
+
+    __slots__ = (
+        "_body",
+        "_body_bytes",
+        "_head_bytes",
+        "_headers",
+        "_listener",
+        "_parser",
+        "_stage",
+        "_transport",
+        "_unfinished_bytes",
+        "_url",
+        "timer_due",
+        "timer_slot",
+    )
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport = cast(asyncio.Transport, None)
+        self.timer_due = 0
+        self.timer_slot = 0
+        self.on_message_begin()
+        self._stage = _Stage.IDLE
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._listener.connections.add(self)
+        self._listener.wheel.schedule(self, HEAD_SECONDS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stage = _Stage.CLOSING
+        self._listener.connection_closed(self)
+
+    def data_received(self, data: bytes) -> None:
+        stage = self._stage
+        if stage is _Stage.CLOSING:
+            return
+        try:
+            self._parser.feed_data(data)
+            if self._stage is _Stage.HEAD:
+                self._count_unfinished_head(len(data))
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserCallbackError as exc:
+            if not isinstance(exc.__context__, _Refusal):
+                raise
+            self._end_with(exc.__context__.response)
+        except httptools.HttpParserError as exc:
+            self._end_with(text_response(400, f"This is not an HTTP/1.1 request: {exc}"))
+        except _Refusal as refusal:
+            self._end_with(refusal.response)
+        else:
+            if self._stage is not stage or stage is _Stage.IDLE:
+                self._set_deadline()
+
+    def pause_writing(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._transport.resume_reading()
+
+    # What the timer wheel and the listener call.
+
+    def on_timer(self) -> None:
+        """Give up on a request that does not arrive, or close a connection that idles."""
+        if self._stage is _Stage.CLOSING:
+            self._transport.abort()
+        elif self._stage is _Stage.IDLE:
+            self.shut_down()
+        else:
+            self._end_with(text_response(408, "The request took too long to arrive"))
+
+    def shut_down(self) -> None:
+        """Close the connection once the answers given so far have left."""
+        self._stage = _Stage.CLOSING
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+        self._transport.abort()
+
+    # What the parser calls. Exceptions leave `feed_data` as the context of a callback error.
+
+    def on_message_begin(self) -> None:
+        self._stage = _Stage.HEAD
+        self._head_bytes = 0
+        self._unfinished_bytes = -1
+        self._body_bytes = 0
+        self._url = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+        self._count_head(len(url))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.lower()] = value
+        self._count_head(len(name) + len(value) + 4)
+
+    def on_headers_complete(self) -> None:
+        if self._parser.should_upgrade():
+            return
+        self._stage = _Stage.BODY
+        headers = self._headers
+        if int(headers.get(b"content-length", 0)) > self._listener.max_request_bytes:
+            raise self._body_too_long()
+        if expectation := headers.get(b"expect"):
+            if expectation.lower() != b"100-continue":
+                raise _Refusal(417, "The only expectation that can be met is 100-continue")
+            self._transport.write(_CONTINUE)
+
+    def on_body(self, chunk: bytes) -> None:
+        self._body_bytes += len(chunk)
+        if self._body_bytes > self._listener.max_request_bytes:
+            raise self._body_too_long()
+        self._body.append(chunk)
+
+    def on_message_complete(self) -> None:
+        if self._parser.should_upgrade() or self._stage is _Stage.CLOSING:
+            return
+        self._stage = _Stage.IDLE
+        path, _, query = self._url.decode("latin-1").partition("?")
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        request = Request(self._parser.get_method().decode(), path, query, body)
+        self._answer(self._listener.http_api.respond(request), head_only=request.method == "HEAD")
+
+    def _count_head(self, size: int) -> None:
+        self._head_bytes += size
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise self._head_too_long()
+
+    def _count_unfinished_head(self, size: int) -> None:
+        # A header reaches `on_header` only when it has ended, so bytes are counted here as well,
+        # from the first read that belongs to this head alone.
+        if self._unfinished_bytes < 0:
+            self._unfinished_bytes = 0
+            return
+        self._unfinished_bytes += size
+        if self._unfinished_bytes > MAX_HEAD_BYTES:
+            raise self._head_too_long()
+
+    def _head_too_long(self) -> _Refusal:
+        return _Refusal(431, f"The request's head is longer than {MAX_HEAD_BYTES} bytes")
+
+    def _body_too_long(self) -> _Refusal:
+        limit = self._listener.max_request_bytes
+        return _Refusal(413, f"The request is larger than {limit} bytes (REVERB_MAX_REQUEST_SIZE)")
+
+    def _set_deadline(self) -> None:
+        if self._stage is not _Stage.CLOSING:
+            self._listener.wheel.schedule(self, _DEADLINES[self._stage])
+
+    def _answer(self, response: Response, *, head_only: bool = False) -> None:
+        keep_alive = self._parser.should_keep_alive()
+        connection = "" if keep_alive else "Connection: close\r\n"
+        if keep_alive and self._parser.get_http_version() == "1.0":
+            connection = "Connection: keep-alive\r\n"
+        self._transport.write(self._serialized(response, connection, head_only=head_only))
+        if not keep_alive:
+            self.shut_down()
+
+    def _end_with(self, response: Response) -> None:
+        """Answer, then close: without losing the answer of a client that is still sending."""
+        self._stage = _Stage.CLOSING
+        self._transport.write(self._serialized(response, "Connection: close\r\n"))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        # Bytes that arrive on a closed socket reset it, and the answer with it: read on a while.
+        self._listener.wheel.schedule(self, LINGER_SECONDS)
+
+    def _serialized(self, response: Response, connection: str, *, head_only: bool = False) -> bytes:
+        status, body, content_type, headers = response
+        content = f"Content-Type: {content_type}\r\n" if body else ""
+        length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
+        head = (
+            f"{_STATUS_LINES[status]}{self._listener.date_header()}{content}{length}"
+            f"Access-Control-Allow-Origin: *\r\n{headers}{connection}\r\n"
+        )
+        return head.encode("latin-1") + (b"" if head_only else body)
+
+    # The upgrade.
+
+    def _upgrade(self, rest: bytes) -> None:
+        headers = self._headers
+        if headers.get(b"upgrade", b"").strip().lower() != b"websocket":
+            self._ignore_upgrade(rest)
+            return
+        try:
+            key = self._websocket_key()
+        except _Refusal as refusal:
+            self._end_with(refusal.response)
+            return
+        path, _, query = self._url.decode("latin-1").partition("?")
+        self._transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key).encode()
+        )
+        transport, listener = self._transport, self._listener
+        protocol = upgrade_to_websocket(listener, transport, path, query)
+        self._stage = _Stage.CLOSING
+        listener.connection_closed(self)
+        if rest:
+            protocol.data_received(rest)
+
+    def _websocket_key(self) -> str:
+        """Return the handshake's key, or raise a refusal (RFC 6455, section 4.2.1)."""
+        headers = self._headers
+        if self._parser.get_method() != b"GET" or self._parser.get_http_version() != "1.1":
+            raise _Refusal(400, "A WebSocket handshake is a GET request of HTTP/1.1")
+        if headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers:
+            raise _Refusal(400, "A WebSocket handshake has no body")
+        if headers.get(b"sec-websocket-version", b"").strip() != b"13":
+            raise _Refusal(426, "Sec-WebSocket-Version must be 13", "Sec-WebSocket-Version: 13\r\n")
+        key = headers.get(b"sec-websocket-key", b"").strip()
+        try:
+            nonce = base64.b64decode(key, validate=True)
+        except binascii.Error:
+            nonce = b""
+        if len(nonce) != 16:
+            raise _Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
+        return key.decode("ascii")
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """
+        Read on as HTTP/1.1 when the offer is not a WebSocket, as Java's client offers h2c.
+
+        The parser has given up on the request's body by now; a new one gets the head without the
+        offer, and what followed it.
+        """
+        method, url = self._parser.get_method(), self._url
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (method, url, version)]
+        lines += [
+            b"%b: %b\r\n" % (name, value)
+            for name, value in self._headers.items()
+            if name not in (b"upgrade", b"connection", b"http2-settings")
+        ]
+        if method == b"CONNECT":
+            self._end_with(text_response(405, "This is not a proxy"))
+            return
+        self._parser = httptools.HttpRequestParser(self)
+        self._stage = _Stage.IDLE
+        self.data_received(b"".join([*lines, b"\r\n", rest]))

@@ -1,0 +1,128 @@
+"""
+The listening socket, and what all of its connections share.
+
+Everything runs on one event loop: connections are callbacks, deadlines are one wheel, deliveries
+are one flush a turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from email.utils import formatdate
+from typing import Protocol
+
+from reverb_py.core.apps import Apps
+from reverb_py.core.hub import Hub
+from reverb_py.core.timer_wheel import Timed, TimerWheel
+from reverb_py.server.http_api import HttpApi
+from reverb_py.server.http_connection import HttpConnection
+
+__all__ = ["Connection", "Listener"]
+
+_BACKLOG = 4096
+
+
+class Connection(Timed, Protocol):
+    """What the listener asks of a connection, whichever protocol it speaks."""
+
+    def shut_down(self) -> None:
+        """Tell the client, close, and leave `Listener.connections` when it has gone."""
+
+    def abort(self) -> None:
+        """Cut the connection off."""
+
+
+class Listener:
+    """
+    Accepts connections and gives each what it needs.
+
+    `max_request_bytes` bounds an HTTP request's body. `max_buffered_bytes` bounds what may wait for
+    one slow WebSocket client before it is closed with 4100. `clock` is seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        apps: Apps,
+        hubs: Mapping[str, Hub],
+        http_api: HttpApi,
+        *,
+        max_request_bytes: int,
+        max_buffered_bytes: int,
+        clock: Callable[[], float],
+        timer_resolution: float = 1.0,
+    ) -> None:
+        self._apps = apps
+        self._hubs = hubs
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._server: asyncio.Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._all_closed: asyncio.Event | None = None
+        self._date = (0, "")
+        self.http_api = http_api
+        self.max_request_bytes = max_request_bytes
+        self.max_buffered_bytes = max_buffered_bytes
+        self.wheel = TimerWheel(self._loop.time(), timer_resolution)
+        self.connections: set[Connection] = set()
+        self.call_soon = self._loop.call_soon
+
+    async def start(self, host: str, port: int) -> int:
+        """
+        Listen, and return the port, which the system picks when `port` is 0.
+
+        Raises:
+            OSError: The address is in use or not this machine's.
+        """
+        self._server = await self._loop.create_server(
+            lambda: HttpConnection(self), host, port, backlog=_BACKLOG
+        )
+        self._advance_wheel()
+        listening_port: int = self._server.sockets[0].getsockname()[1]
+        return listening_port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """
+        Stop listening, close every connection, and wait until they are gone.
+
+        WebSocket clients are told to come back (4200). Whoever is still there after `grace_seconds`
+        is cut off.
+        """
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self.connections):
+            connection.shut_down()
+        if self.connections:
+            self._all_closed = asyncio.Event()
+            try:
+                async with asyncio.timeout(grace_seconds):
+                    await self._all_closed.wait()
+            except TimeoutError:
+                for connection in list(self.connections):
+                    connection.abort()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def hub_with_key(self, key: str) -> Hub | None:
+        """Return the hub of the app that clients call by this key."""
+        app = self._apps.with_key(key)
+        return None if app is None else self._hubs[app.id]
+
+    def connection_closed(self, connection: Connection) -> None:
+        """Forget a connection, its deadline included. Safe to call twice."""
+        self.connections.discard(connection)
+        self.wheel.cancel(connection)
+        if self._all_closed is not None and not self.connections:
+            self._all_closed.set()
+
+    def date_header(self) -> str:
+        """Return the header line with the current second, `Date: …` and CRLF."""
+        now = int(self._clock())
+        if self._date[0] != now:
+            self._date = (now, f"Date: {formatdate(now, usegmt=True)}\r\n")
+        return self._date[1]
+
+    def _advance_wheel(self) -> None:
+        loop = self._loop
+        self.wheel.advance(loop.time())
+        self._timer = loop.call_later(self.wheel.resolution, self._advance_wheel)
