@@ -1,0 +1,202 @@
+"""
+A server on a free port and a client with verbs, for the tests of this project and of yours.
+
+    async with serving() as server:
+        async with server.connect() as client:
+            await client.subscribe("orders")
+            await server.publish("order-shipped", "orders", '{"id":7}')
+            assert await client.receive() == (
+                '{"event":"order-shipped","channel":"orders","data":"{\\\\"id\\\\":7}"}'
+            )
+
+Both run on the event loop of the test, with real sockets. Whatever does not come within
+`PATIENCE` seconds raises TimeoutError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+
+from reverb_py.core.apps import App, Apps
+from reverb_py.protocol import signing
+from reverb_py.runtime import running_server
+from reverb_py.settings import Settings
+
+__all__ = ["PATIENCE", "PusherClient", "TestServer", "serving"]
+
+PATIENCE = 10.0
+"""Seconds after which what a test waits for is taken not to come."""
+
+_APP = App(
+    id="1001",
+    key="278d425bdf160c739803",
+    secret="7ad3773142a6692b25b8",
+)
+
+
+@asynccontextmanager
+async def serving(
+    *apps: App, timer_resolution: float = 1.0, **settings: Any
+) -> AsyncIterator[TestServer]:
+    """
+    Run a server on 127.0.0.1 for as long as the context lasts.
+
+    Without `apps` it has one, with the key and the secret of the protocol's test vectors. Further
+    arguments are fields of `Settings`; `timer_resolution` is how exactly, in seconds, timeouts are
+    kept.
+    """
+    configured = Settings(
+        **{
+            "apps": Apps(apps or [_APP]),
+            "host": "127.0.0.1",
+            "port": 0,
+            "shutdown_seconds": PATIENCE,
+            **settings,
+        }
+    )
+    async with (
+        running_server(configured, timer_resolution=timer_resolution) as port,
+        aiohttp.ClientSession() as session,
+    ):
+        yield TestServer((apps or (_APP,))[0], port, session)
+
+
+class TestServer:
+    """A running server, seen from outside as the backend of its first app."""
+
+    __test__ = False
+
+    def __init__(self, app: App, port: int, session: aiohttp.ClientSession) -> None:
+        self.app = app
+        self.port = port
+        self._session = session
+
+    @asynccontextmanager
+    async def connect(
+        self, path: str | None = None, query: str = "protocol=7&client=test&version=1.0"
+    ) -> AsyncIterator[PusherClient]:
+        """Open a WebSocket; the default path is the app's. The hello is still to be received."""
+        path = f"/app/{self.app.key}" if path is None else path
+        url = f"ws://127.0.0.1:{self.port}{path}?{query}"
+        async with connect(url, compression=None, ping_interval=None, max_size=None) as websocket:
+            yield PusherClient(self.app, websocket)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[PusherClient]:
+        """Open a WebSocket and take the hello, so that the client knows its socket id."""
+        async with self.connect() as client:
+            await client.receive_hello()
+            yield client
+
+    async def publish(self, name: str, channel: str, data: str, **fields: Any) -> None:
+        """Publish one event, as a backend does; `fields` go into the body as they are."""
+        event = {"name": name, "channels": [channel], "data": data, **fields}
+        status, body = await self.request("POST", "/events", event)
+        assert (status, body) == (200, "{}"), body
+
+    async def request(
+        self, method: str, path: str, body: object = None, parameters: dict[str, str] | None = None
+    ) -> tuple[int, str]:
+        """
+        Make one signed request below `/apps/ID` and return its status and its body.
+
+        A body that is not bytes is sent as JSON; None sends no body.
+        """
+        content = body if isinstance(body, bytes) else b"" if body is None else orjson.dumps(body)
+        full_path = f"/apps/{self.app.id}{path}"
+        query = signing.signed_query(
+            self.app.key,
+            self.app.secret,
+            method,
+            full_path,
+            content,
+            int(time.time()),
+            parameters,
+        )
+        return await self.unsigned_request(method, full_path, content, query)
+
+    async def unsigned_request(
+        self, method: str, path: str, body: bytes = b"", parameters: dict[str, str] | None = None
+    ) -> tuple[int, str]:
+        """Make one request exactly as given and return its status and its body."""
+        async with (
+            asyncio.timeout(PATIENCE),
+            self._session.request(
+                method,
+                f"http://127.0.0.1:{self.port}{path}",
+                params=parameters,
+                data=body or None,
+            ) as response,
+        ):
+            return response.status, await response.text()
+
+
+class PusherClient:
+    """One WebSocket client. What it receives comes back as the text that was on the wire."""
+
+    def __init__(self, app: App, websocket: ClientConnection) -> None:
+        self._app = app
+        self.websocket = websocket
+        self.socket_id = ""
+
+    async def receive_hello(self) -> None:
+        """Take `pusher:connection_established` and remember the socket id."""
+        hello = json.loads(await self.receive())
+        assert hello["event"] == "pusher:connection_established", hello
+        self.socket_id = json.loads(hello["data"])["socket_id"]
+
+    async def send(self, message: object) -> None:
+        """Send text as it is, and anything else as JSON."""
+        text = message if isinstance(message, str | bytes) else orjson.dumps(message).decode()
+        await self.websocket.send(text)
+
+    async def receive(self) -> str:
+        """
+        Return the next message.
+
+        Raises:
+            TimeoutError: None came.
+            websockets.ConnectionClosed: The server closed the connection instead.
+        """
+        async with asyncio.timeout(PATIENCE):
+            text = await self.websocket.recv(decode=True)
+        assert isinstance(text, str)
+        return text
+
+    def auth_for(self, channel: str) -> str:
+        """Return what an auth endpoint would answer for this socket and that channel."""
+        return signing.channel_auth(self._app.key, self._app.secret, self.socket_id, channel)
+
+    async def subscribe(self, channel: str) -> None:
+        """Subscribe, signing where the channel's name asks for it, and await the success."""
+        data = {"channel": channel}
+        if channel.startswith(("private-", "presence-")):
+            data["auth"] = self.auth_for(channel)
+        await self.send({"event": "pusher:subscribe", "data": data})
+        answer = json.loads(await self.receive())
+        assert answer == {
+            "event": "pusher_internal:subscription_succeeded",
+            "channel": channel,
+            "data": "{}",
+        }, answer
+
+    async def ping(self) -> None:
+        """Ask for a pong and take it: whatever was to come before it has come."""
+        await self.send('{"event":"pusher:ping","data":{}}')
+        answer = await self.receive()
+        assert answer == '{"event":"pusher:pong","data":"{}"}', answer
+
+    async def closed(self) -> tuple[int | None, str]:
+        """Wait until the connection has ended and return the close frame's code and reason."""
+        async with asyncio.timeout(PATIENCE):
+            await self.websocket.wait_closed()
+        return self.websocket.close_code, self.websocket.close_reason or ""
