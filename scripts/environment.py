@@ -1,0 +1,102 @@
+"""
+The project's own Python environment, `.venv`, made on first use from locked versions.
+
+The scripts in this folder start on whatever `python3` a machine has and go on in `.venv`; this
+module therefore uses nothing but the standard library, in words that an old Python understands.
+"""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+OLDEST = (3, 11)
+
+_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+
+
+def enter(purpose: str) -> None:
+    """
+    Go on inside `.venv`, with everything installed that `purpose` needs, "run" or "test".
+
+    Returns at once where that is so already; otherwise makes or completes the environment and
+    starts the running script again inside it. Ends with a readable message when that fails.
+    """
+    if _is_complete(purpose):
+        if Path(sys.prefix).resolve() != VENV.resolve():
+            _start_again(str(_PYTHON))
+        return
+    if sys.version_info < OLDEST:
+        _start_again(_newer_python())
+    print(f"Installing what is needed to {purpose} into {VENV} …", file=sys.stderr, flush=True)
+    try:
+        _install(purpose)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        sys.exit(
+            f"The environment could not be made: {exc}\n"
+            "The lines above say why. Nothing can be installed without a network or without pip;\n"
+            "Debian and Ubuntu need the package python3-venv as well."
+        )
+    _start_again(str(_PYTHON))
+
+
+def _is_complete(purpose: str) -> bool:
+    stamp = VENV / f".installed-{purpose}"
+    return _PYTHON.exists() and stamp.exists() and stamp.read_text() == _fingerprint(purpose)
+
+
+def _fingerprint(purpose: str) -> str:
+    """Return what the environment has to be made anew for, when it changes."""
+    digest = hashlib.sha256()
+    for file in (_lock(purpose), ROOT / "pyproject.toml"):
+        digest.update(file.read_bytes())
+    return f"{ROOT} {digest.hexdigest()}"
+
+
+def _lock(purpose: str) -> Path:
+    return ROOT / "scripts" / "locked" / f"{purpose}.txt"
+
+
+def _install(purpose: str) -> None:
+    uv = shutil.which("uv")
+    if not _PYTHON.exists():
+        if uv:
+            _call(uv, "venv", "--quiet", "--python", sys.executable, str(VENV))
+        else:
+            _call(sys.executable, "-m", "venv", str(VENV))
+    if uv:
+        install = [uv, "pip", "install", "--quiet", "--python", str(_PYTHON)]
+    else:
+        install = [str(_PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    _call(*install, "--require-hashes", "-r", str(_lock(purpose)))
+    _call(*install, "--no-deps", "--editable", str(ROOT))
+    (VENV / f".installed-{purpose}").write_text(_fingerprint(purpose))
+
+
+def _call(*command: str) -> None:
+    subprocess.run(command, check=True, cwd=str(ROOT))
+
+
+def _newer_python() -> str:
+    for minor in range(20, OLDEST[1] - 1, -1):
+        found = shutil.which(f"python3.{minor}")
+        if found and subprocess.run([found, "-c", ""], stderr=subprocess.DEVNULL).returncode == 0:
+            return found
+    sys.exit(
+        "Python {}.{} or newer is needed; this is {}, and no newer one is on the PATH.".format(
+            *OLDEST, sys.version.split()[0]
+        )
+    )
+
+
+def _start_again(python: str) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if os.name == "nt":
+        sys.exit(subprocess.run([python, *sys.argv]).returncode)
+    os.execv(python, [python, *sys.argv])

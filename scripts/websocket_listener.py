@@ -1,0 +1,274 @@
+#!/usr/bin/env python3
+"""Log in, connect, authorize, subscribe to the user's channel, and print what happens there."""
+
+import environment
+
+environment.enter("run")
+
+import asyncio
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+import click
+from dotenv import dotenv_values
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+
+_LOCAL = {**dotenv_values(environment.ROOT / ".env"), **os.environ}
+_COLOURS = {"SUCCESS": "green", "EVENT": "cyan", "WARNING": "yellow", "ERROR": "red"}
+
+
+class Hopeless(Exception):
+    """Trying again would change nothing; the text says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for."""
+
+    api: str
+    websocket: str
+    email: str
+    password: str
+    channels: tuple[str, ...]
+    events: tuple[str, ...]
+    as_json: bool
+    debug: bool
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--email", default="vali@example.com", show_default=True)
+@click.option("--password", default="password", show_default=True)
+@click.option(
+    "--api",
+    default=f"http://{_LOCAL.get('CHAT_HOST', '127.0.0.1')}:{_LOCAL.get('CHAT_PORT', '8383')}",
+    show_default=True,
+    help="Where chat_api is.",
+)
+@click.option(
+    "--host",
+    default=_LOCAL.get("REVERB_HOST") or _LOCAL.get("REVERB_SERVER_HOST") or "127.0.0.1",
+    show_default=True,
+    help="Host of the WebSocket server.",
+)
+@click.option(
+    "--port",
+    type=int,
+    default=int(_LOCAL.get("REVERB_PORT") or _LOCAL.get("REVERB_SERVER_PORT") or 8080),
+    show_default=True,
+)
+@click.option(
+    "--scheme",
+    type=click.Choice(["http", "https"]),
+    default=_LOCAL.get("REVERB_SCHEME") or "http",
+    show_default=True,
+    help="https connects with wss.",
+)
+@click.option("--key", default=_LOCAL.get("REVERB_APP_KEY"), help="App key [REVERB_APP_KEY].")
+@click.option(
+    "--channel",
+    "channels",
+    multiple=True,
+    help="Channel to listen to; may be repeated [private-user.ID of the account].",
+)
+@click.option("--event", "events", multiple=True, help="Show only events of this name.")
+@click.option("--json", "as_json", is_flag=True, help="Print each event as one line of JSON.")
+@click.option("--debug", is_flag=True, help="Show every frame.")
+def main(
+    email: str,
+    password: str,
+    api: str,
+    host: str,
+    port: int,
+    scheme: str,
+    key: str | None,
+    channels: tuple[str, ...],
+    events: tuple[str, ...],
+    as_json: bool,
+    debug: bool,
+) -> None:
+    """Log in to chat_api, connect to reverb_py, and print the events of your channel as they come.
+
+    \b
+    Examples:
+      scripts/websocket_listener.py
+      scripts/websocket_listener.py --email ali@example.com --event MessageSent
+      scripts/websocket_listener.py --channel orders --json
+    """
+    if not key:
+        raise click.UsageError(
+            "No app key: set REVERB_APP_KEY, pass --key, or run scripts/server first, which makes "
+            "one and keeps it in .env"
+        )
+    websocket = f"{'wss' if scheme == 'https' else 'ws'}://{host}:{port}/app/{key}?protocol=7"
+    options = Options(api.rstrip("/"), websocket, email, password, channels, events, as_json, debug)
+    with suppress(KeyboardInterrupt):
+        try:
+            asyncio.run(listen(options))
+        except Hopeless as exc:
+            say("ERROR", str(exc))
+            sys.exit(1)
+
+
+def say(level: str, text: str) -> None:
+    """Print one line for people: on standard error, so that --json output stays clean."""
+    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    label = click.style(f"[{level}]", fg=_COLOURS.get(level))
+    click.echo(f"[{now}] {label} {text}", err=True)
+
+
+async def listen(options: Options) -> None:
+    """Stay connected until it is hopeless or Ctrl-C."""
+    async with aiohttp.ClientSession() as http:
+        for delay in reconnection_delays():
+            try:
+                await listen_once(options, http)
+            except ConnectionClosed as exc:
+                code = exc.rcvd.code if exc.rcvd else 1006
+                reason = exc.rcvd.reason if exc.rcvd else "connection lost"
+                if 4000 <= code < 4100:
+                    raise Hopeless(f"The server refuses the connection: {code} {reason}") from None
+                say("WARNING", f"Connection closed: {code} {reason}")
+            except (OSError, InvalidHandshake, TimeoutError, aiohttp.ClientError) as exc:
+                say("WARNING", f"Not connected: {str(exc) or type(exc).__name__}")
+            except InvalidURI as exc:
+                raise Hopeless(str(exc)) from None
+            say("INFO", f"Trying again in {delay:.0f} s (Ctrl-C stops)")
+            await asyncio.sleep(delay)
+
+
+def reconnection_delays() -> Iterator[float]:
+    """Yield seconds: 1, 2, 4 … 30, each with a quarter of chance, so that many do not march."""
+    delay = 1.0
+    while True:
+        yield delay * random.uniform(0.75, 1.25)
+        delay = min(delay * 2, 30.0)
+
+
+async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
+    """Log in, connect, subscribe, and print events until the connection ends."""
+    channels = options.channels
+    token = ""
+    if not channels or any(name.startswith(("private-", "presence-")) for name in channels):
+        token, user_id = await log_in(options, http)
+        channels = channels or (f"private-user.{user_id}",)
+    async with connect(options.websocket, compression=None) as websocket:
+        say("SUCCESS", "WebSocket connection opened")
+        async for text in websocket:
+            if options.debug:
+                say("DEBUG", f"← {text!r}")
+            message = json.loads(text)
+            data = message.get("data")
+            if isinstance(data, str):
+                with suppress(ValueError):
+                    data = json.loads(data)
+            event, channel = message["event"], message.get("channel")
+            if event == "pusher:connection_established":
+                say("SUCCESS", f"Connected! socket_id={data['socket_id']}")
+                for name in channels:
+                    await subscribe(options, http, websocket, name, data["socket_id"], token)
+            elif event == "pusher_internal:subscription_succeeded":
+                say("SUCCESS", f"Subscribed to {channel} ✓")
+            elif event == "pusher:ping":
+                await websocket.send('{"event":"pusher:pong","data":{}}')
+            elif event in ("pusher:error", "pusher:subscription_error"):
+                say("ERROR", f"{event} {channel or ''} {json.dumps(data, ensure_ascii=False)}")
+            elif is_wanted(event, options):
+                show(event, channel, data, as_json=options.as_json)
+
+
+def is_wanted(event: str, options: Options) -> bool:
+    """Tell whether an event is an application's, and one that was asked for."""
+    if event.startswith(("pusher:", "pusher_internal:")):
+        return False
+    return not options.events or event in options.events
+
+
+async def log_in(options: Options, http: aiohttp.ClientSession) -> tuple[str, int]:
+    """Return the token and the id of the account."""
+    url = f"{options.api}/api/login"
+    account = {"email": options.email, "password": options.password}
+    async with http.post(url, json=account) as response:
+        if response.status in (400, 401, 403, 404, 422):
+            raise Hopeless(f"{url} answered {response.status}: {await response.text()}")
+        response.raise_for_status()
+        answer = await response.json()
+    say("SUCCESS", f"Login successful! ✓ {options.email}")
+    return answer["access_token"], answer["user"]["id"]
+
+
+async def subscribe(
+    options: Options,
+    http: aiohttp.ClientSession,
+    websocket: ClientConnection,
+    channel: str,
+    socket_id: str,
+    token: str,
+) -> None:
+    """Ask the chat API for the authorization that the channel needs, and subscribe."""
+    data: dict[str, str] = {"channel": channel}
+    if channel.startswith(("private-", "presence-")):
+        async with http.post(
+            f"{options.api}/broadcasting/auth",
+            json={"socket_id": socket_id, "channel_name": channel},
+            headers={"Authorization": f"Bearer {token}"},
+        ) as response:
+            if response.status != 200:
+                raise Hopeless(
+                    f"Not authorized for {channel}: {response.status} {await response.text()}"
+                )
+            data |= await response.json()
+    await websocket.send(json.dumps({"event": "pusher:subscribe", "data": data}))
+
+
+def show(event: str, channel: str | None, data: Any, *, as_json: bool) -> None:
+    """Print one event: a line of JSON for programs, or words for people."""
+    if as_json:
+        record = {"event": event, "channel": channel, "data": data}
+        click.echo(json.dumps(record, ensure_ascii=False))
+        return
+    title, lines = describe(event, channel, data)
+    say("EVENT", title)
+    for line in lines:
+        click.echo(f"  {line}", err=True)
+
+
+def describe(event: str, channel: str | None, data: Any) -> tuple[str, list[str]]:
+    """Return a title and the lines below it, in the words of what happened."""
+    details: Any = data.get("data") if isinstance(data, dict) else None
+    name = event.rpartition("\\")[2]
+    try:
+        if name == "MessageSent":
+            message = details["message"]
+            return "📨 NEW MESSAGE", [
+                f"ID: {message['id']}",
+                f"From: {message['sender_name']}",
+                f"Content: {message['content']}",
+            ]
+        if name == "UserIsTyping":
+            user = details["user"]
+            return "✍️  TYPING", [
+                f"Who: {user['firstName']} {user['lastName']}",
+                f"Chat: {details['conversation_id']}",
+            ]
+        if name == "MessagesRead":
+            return "👀 MESSAGES READ", [
+                f"By: user {details['reader_id']}",
+                f"Chat: {details['conversation_id']}",
+                f"Messages: {', '.join(details['message_ids'])}",
+            ]
+    except (KeyError, TypeError):
+        pass
+    return f"🔔 {event} on {channel}", [json.dumps(data, ensure_ascii=False)]
+
+
+if __name__ == "__main__":
+    main()
