@@ -26,8 +26,40 @@ _LOCAL = {**dotenv_values(environment.ROOT / ".env"), **os.environ}
 _COLOURS = {"SUCCESS": "green", "EVENT": "cyan", "WARNING": "yellow", "ERROR": "red"}
 
 
+def _reachable(*names: str) -> str:
+    """Return the first of these settings, as an address one can connect to."""
+    host = next((_LOCAL[name] for name in names if _LOCAL.get(name)), None)
+    return "127.0.0.1" if host in (None, "0.0.0.0", "::") else str(host)
+
+
 class Hopeless(Exception):
     """Trying again would change nothing; the text says what to do instead."""
+
+
+class Screen:
+    """
+    Where lines for people go: standard output, or standard error when events go there as JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def say(self, level: str, text: str) -> None:
+        """Print one line with the time and a level."""
+        now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        label = click.style(f"[{level}]", fg=_COLOURS.get(level))
+        click.echo(f"[{now}] {label} {text}", err=self._as_json)
+
+    def show(self, event: str, channel: str | None, data: Any) -> None:
+        """Print one event: a line of JSON for programs, or words for people."""
+        if self._as_json:
+            record = {"event": event, "channel": channel, "data": data}
+            click.echo(json.dumps(record, ensure_ascii=False))
+            return
+        title, lines = describe(event, channel, data)
+        self.say("EVENT", title)
+        for line in lines:
+            click.echo(f"  {line}")
 
 
 @dataclass(frozen=True)
@@ -40,8 +72,8 @@ class Options:
     password: str
     channels: tuple[str, ...]
     events: tuple[str, ...]
-    as_json: bool
     debug: bool
+    screen: Screen
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -49,20 +81,20 @@ class Options:
 @click.option("--password", default="password", show_default=True)
 @click.option(
     "--api",
-    default=f"http://{_LOCAL.get('CHAT_HOST', '127.0.0.1')}:{_LOCAL.get('CHAT_PORT', '8383')}",
+    default=f"http://{_reachable('CHAT_HOST')}:{_LOCAL.get('CHAT_PORT') or 8383}",
     show_default=True,
     help="Where chat_api is.",
 )
 @click.option(
     "--host",
-    default=_LOCAL.get("REVERB_HOST") or _LOCAL.get("REVERB_SERVER_HOST") or "127.0.0.1",
+    default=_reachable("REVERB_HOST", "REVERB_SERVER_HOST"),
     show_default=True,
     help="Host of the WebSocket server.",
 )
 @click.option(
     "--port",
     type=int,
-    default=int(_LOCAL.get("REVERB_PORT") or _LOCAL.get("REVERB_SERVER_PORT") or 8080),
+    default=_LOCAL.get("REVERB_PORT") or _LOCAL.get("REVERB_SERVER_PORT") or 8080,
     show_default=True,
 )
 @click.option(
@@ -109,20 +141,14 @@ def main(
             "one and keeps it in .env"
         )
     websocket = f"{'wss' if scheme == 'https' else 'ws'}://{host}:{port}/app/{key}?protocol=7"
-    options = Options(api.rstrip("/"), websocket, email, password, channels, events, as_json, debug)
+    screen = Screen(as_json=as_json)
+    options = Options(api.rstrip("/"), websocket, email, password, channels, events, debug, screen)
     with suppress(KeyboardInterrupt):
         try:
             asyncio.run(listen(options))
         except Hopeless as exc:
-            say("ERROR", str(exc))
+            screen.say("ERROR", str(exc))
             sys.exit(1)
-
-
-def say(level: str, text: str) -> None:
-    """Print one line for people: on standard error, so that --json output stays clean."""
-    now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    label = click.style(f"[{level}]", fg=_COLOURS.get(level))
-    click.echo(f"[{now}] {label} {text}", err=True)
 
 
 async def listen(options: Options) -> None:
@@ -136,12 +162,12 @@ async def listen(options: Options) -> None:
                 reason = exc.rcvd.reason if exc.rcvd else "connection lost"
                 if 4000 <= code < 4100:
                     raise Hopeless(f"The server refuses the connection: {code} {reason}") from None
-                say("WARNING", f"Connection closed: {code} {reason}")
+                options.screen.say("WARNING", f"Connection closed: {code} {reason}")
             except (OSError, InvalidHandshake, TimeoutError, aiohttp.ClientError) as exc:
-                say("WARNING", f"Not connected: {str(exc) or type(exc).__name__}")
+                options.screen.say("WARNING", f"Not connected: {str(exc) or type(exc).__name__}")
             except InvalidURI as exc:
                 raise Hopeless(str(exc)) from None
-            say("INFO", f"Trying again in {delay:.0f} s (Ctrl-C stops)")
+            options.screen.say("INFO", f"Trying again in {delay:.0f} s (Ctrl-C stops)")
             await asyncio.sleep(delay)
 
 
@@ -161,10 +187,10 @@ async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
         token, user_id = await log_in(options, http)
         channels = channels or (f"private-user.{user_id}",)
     async with connect(options.websocket, compression=None) as websocket:
-        say("SUCCESS", "WebSocket connection opened")
+        options.screen.say("SUCCESS", "WebSocket connection opened")
         async for text in websocket:
             if options.debug:
-                say("DEBUG", f"← {text!r}")
+                options.screen.say("DEBUG", f"← {text!r}")
             message = json.loads(text)
             data = message.get("data")
             if isinstance(data, str):
@@ -172,17 +198,19 @@ async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
                     data = json.loads(data)
             event, channel = message["event"], message.get("channel")
             if event == "pusher:connection_established":
-                say("SUCCESS", f"Connected! socket_id={data['socket_id']}")
+                options.screen.say("SUCCESS", f"Connected! socket_id={data['socket_id']}")
                 for name in channels:
                     await subscribe(options, http, websocket, name, data["socket_id"], token)
             elif event == "pusher_internal:subscription_succeeded":
-                say("SUCCESS", f"Subscribed to {channel} ✓")
+                options.screen.say("SUCCESS", f"Subscribed to {channel} ✓")
             elif event == "pusher:ping":
                 await websocket.send('{"event":"pusher:pong","data":{}}')
             elif event in ("pusher:error", "pusher:subscription_error"):
-                say("ERROR", f"{event} {channel or ''} {json.dumps(data, ensure_ascii=False)}")
+                options.screen.say(
+                    "ERROR", f"{event} {channel or ''} {json.dumps(data, ensure_ascii=False)}"
+                )
             elif is_wanted(event, options):
-                show(event, channel, data, as_json=options.as_json)
+                options.screen.show(event, channel, data)
 
 
 def is_wanted(event: str, options: Options) -> bool:
@@ -201,7 +229,7 @@ async def log_in(options: Options, http: aiohttp.ClientSession) -> tuple[str, in
             raise Hopeless(f"{url} answered {response.status}: {await response.text()}")
         response.raise_for_status()
         answer = await response.json()
-    say("SUCCESS", f"Login successful! ✓ {options.email}")
+    options.screen.say("SUCCESS", f"Login successful! ✓ {options.email}")
     return answer["access_token"], answer["user"]["id"]
 
 
@@ -227,18 +255,6 @@ async def subscribe(
                 )
             data |= await response.json()
     await websocket.send(json.dumps({"event": "pusher:subscribe", "data": data}))
-
-
-def show(event: str, channel: str | None, data: Any, *, as_json: bool) -> None:
-    """Print one event: a line of JSON for programs, or words for people."""
-    if as_json:
-        record = {"event": event, "channel": channel, "data": data}
-        click.echo(json.dumps(record, ensure_ascii=False))
-        return
-    title, lines = describe(event, channel, data)
-    say("EVENT", title)
-    for line in lines:
-        click.echo(f"  {line}", err=True)
 
 
 def describe(event: str, channel: str | None, data: Any) -> tuple[str, list[str]]:
