@@ -1,0 +1,257 @@
+"""Who somebody is: accounts, logging in and out, and the demo accounts."""
+
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import bindparam, delete, exists, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from chat_api.features.auth.models import RevokedToken, User
+from chat_api.features.auth.passwords import Passwords
+from chat_api.features.auth.tokens import InvalidToken, IssuedToken, Tokens
+from chat_api.kernel.clock import Clock
+from chat_api.kernel.errors import Conflict, Unauthenticated, Unprocessable
+from chat_api.kernel.routes import Caller
+from chat_api.kernel.texts import checked_text
+from chat_api.kernel.throttling import Throttle
+from chat_api.store.engine import Store, UnitOfWork
+
+__all__ = ["ROLES", "STAFF", "Accounts", "Login", "Person", "user_view"]
+
+ROLES: Final = ("user", "agent", "supervisor")
+STAFF: Final = frozenset({"agent", "supervisor"})
+
+_MAX_PASSWORD = 1024  # characters; hashing time grows with the length
+_WRONG = "The email address, the password or the role is wrong."
+
+
+# Asked for every request, and therefore built once.
+_TOKEN_HOLDER = select(
+    User.id,
+    User.email,
+    User.first_name,
+    User.last_name,
+    User.role,
+    exists().where(RevokedToken.token_id == bindparam("token_id")).label("is_revoked"),
+).where(User.id == bindparam("user_id"))
+
+
+class Person(NamedTuple):
+    """An account as others may see it."""
+
+    id: int
+    email: str
+    first_name: str
+    last_name: str
+
+    @property
+    def name(self) -> str:
+        """Return the full name."""
+        return f"{self.first_name} {self.last_name}".strip()
+
+
+class Login(NamedTuple):
+    """A successful login."""
+
+    token: IssuedToken
+    person: Person
+    role: str
+    tenants: tuple[str, ...]
+
+
+def user_view(person: Person | Caller) -> dict[str, Any]:
+    """Return an account as clients know it, with its id as a number."""
+    return {
+        "id": person.id,
+        "firstName": person.first_name,
+        "lastName": person.last_name,
+        "email": person.email,
+    }
+
+
+class Accounts:
+    """
+    The accounts of one store.
+
+    Attempts to log in are throttled per address given (`per_account`) and per network address
+    (`per_address`); those that succeed do not count.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        tokens: Tokens,
+        passwords: Passwords,
+        clock: Clock,
+        *,
+        per_account: Throttle,
+        per_address: Throttle,
+    ) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._passwords = passwords
+        self._clock = clock
+        self._per_account = per_account
+        self._per_address = per_address
+
+    async def log_in(self, email: str, password: str, role: str | None, address: str) -> Login:
+        """
+        Return a token for the account with this email and password.
+
+        A `role` must be the account's; `agent` stands for all staff. Raises `Unauthenticated`, in
+        the same words and after the same time whatever was wrong, and `TooMany`.
+        """
+        email = checked_text(email, "email", longest=320).strip().lower()
+        checked_text(password, "password", longest=_MAX_PASSWORD, may_be_empty=True)
+        await self._per_address.hit(address)
+        await self._per_account.hit(email)
+        query = select(
+            User.id,
+            User.email,
+            User.first_name,
+            User.last_name,
+            User.role,
+            User.tenants,
+            User.password_hash,
+        ).where(User.email == email)
+        row = await self._store.one_or_none(query)
+        is_right = await self._passwords.verify(
+            password, None if row is None else row.password_hash
+        )
+        if row is None or not is_right or not _plays(row.role, role):
+            raise Unauthenticated(_WRONG)
+        await self._per_account.give_back(email)
+        await self._per_address.give_back(address)
+        person = Person(row.id, row.email, row.first_name, row.last_name)
+        tenants = tuple(row.tenants.split())
+        token = self._tokens.issue(
+            user_id=person.id,
+            email=person.email,
+            name=person.name,
+            role=row.role,
+            tenants=tenants,
+        )
+        return Login(token, person, row.role, tenants)
+
+    async def log_out(self, caller: Caller) -> None:
+        """Revoke the caller's token, which is refused from then on, also after a restart."""
+        ended = delete(RevokedToken).where(RevokedToken.expires_at <= self._clock())
+        revoked = insert(RevokedToken).values(
+            token_id=caller.token_id,
+            user_id=caller.id,
+            expires_at=datetime.fromtimestamp(caller.token_expires_at, UTC),
+        )
+
+        def revoke(unit: UnitOfWork) -> None:
+            unit.connection.execute(ended)
+            unit.connection.execute(revoked)
+
+        try:
+            await self._store.write(revoke)
+        except IntegrityError:
+            pass  # two logouts at once: the token is revoked either way
+
+    async def authenticate(self, token: str) -> Caller:
+        """
+        Return whom a bearer token names.
+
+        Raises `Unauthenticated` when it is not a valid token of ours, has expired or was revoked,
+        or when its account is gone or has another role by now.
+        """
+        try:
+            claims = self._tokens.read(token)
+        except InvalidToken:
+            raise Unauthenticated("The token is not valid or has expired. Log in again.") from None
+        row = await self._store.one_or_none(
+            _TOKEN_HOLDER, {"user_id": claims.uid, "token_id": claims.jti}
+        )
+        if row is None or row.is_revoked or row.role != claims.role:
+            raise Unauthenticated("The token was revoked. Log in again.")
+        return Caller(
+            id=row.id,
+            email=row.email,
+            first_name=row.first_name,
+            last_name=row.last_name,
+            role=claims.role,
+            tenants=claims.tenants,
+            token_id=claims.jti,
+            token_expires_at=claims.exp,
+        )
+
+    async def create(
+        self,
+        *,
+        email: str,
+        password: str,
+        first_name: str,
+        last_name: str,
+        role: str = "user",
+        tenants: tuple[str, ...] = (),
+    ) -> Person:
+        """
+        Open an account.
+
+        Raises `Unprocessable` for an address, a name, a role or a password that cannot be, and
+        `Conflict` when the address has an account.
+        """
+        email = checked_text(email, "email", longest=320).strip().lower()
+        if "@" not in email[1:-1] or any(character.isspace() for character in email):
+            raise Unprocessable("email must be an address such as ali@example.com.")
+        if role not in ROLES:
+            raise Unprocessable(f"role must be one of {', '.join(ROLES)}.")
+        checked_text(password, "password", longest=_MAX_PASSWORD)
+        checked_text(first_name, "first name", longest=100)
+        checked_text(last_name, "last name", longest=100, may_be_empty=True)
+        password_hash = await self._passwords.hash(password)
+        account = (
+            insert(User)
+            .values(
+                email=email,
+                password_hash=password_hash,
+                first_name=first_name,
+                last_name=last_name,
+                role=role,
+                tenants=" ".join(tenants),
+                created_at=self._clock(),
+            )
+            .returning(User.id)
+        )
+        try:
+            user_id = await self._store.write(
+                lambda unit: unit.connection.execute(account).scalar_one()
+            )
+        except IntegrityError:
+            raise Conflict(f"{email} has an account already.") from None
+        return Person(user_id, email, first_name, last_name)
+
+    async def seed(self) -> list[str]:
+        """Open the demo accounts that are missing, and return the addresses of all of them."""
+        for email, first_name, last_name, role, tenants in _DEMO_ACCOUNTS:
+            if await self._store.one_or_none(select(User.id).where(User.email == email)):
+                continue
+            try:
+                await self.create(
+                    email=email,
+                    password="password",
+                    first_name=first_name,
+                    last_name=last_name,
+                    role=role,
+                    tenants=tenants,
+                )
+            except Conflict:
+                pass  # another process seeds at the same time
+        return [account[0] for account in _DEMO_ACCOUNTS]
+
+
+_DEMO_ACCOUNTS: Final = (
+    ("ali@example.com", "Ali", "Valiyev", "user", ()),
+    ("vali@example.com", "Vali", "Aliyev", "user", ()),
+    ("agent@example.com", "Agent", "Smith", "agent", ("*",)),
+    ("agent2@example.com", "Agent", "Jones", "agent", ("*",)),
+    ("supervisor@example.com", "Sara", "Supervisor", "supervisor", ("*",)),
+    ("agent.tenant2@example.com", "Agent", "Tenant", "agent", ("tenant2.example.com",)),
+)
+
+
+def _plays(role: str, wanted: str | None) -> bool:
+    return wanted is None or wanted == role or (wanted == "agent" and role in STAFF)

@@ -1,0 +1,51 @@
+"""What direct chats tell listening clients: the names and exact payloads the apps were built on."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+from chat_api.features.auth.service import user_view
+from chat_api.kernel.routes import Caller
+from chat_api.realtime.broadcaster import Event
+
+__all__ = ["message_sent", "messages_read", "private_channel", "user_is_typing"]
+
+_TYPING_LIFETIME = timedelta(seconds=10)  # apps hide the indicator after a few seconds
+_IDS_PER_EVENT = 400  # of up to 19 digits each, so that an event stays below 10 kB
+
+
+def private_channel(user_id: int) -> str:
+    """Return the channel on which one account hears everything meant for it."""
+    return f"private-user.{user_id}"
+
+
+def message_sent(message: dict[str, Any], temp_id: str | None) -> Event:
+    """Return the news of a message; `temp_id` lets the sender's other devices match it."""
+    return Event(
+        "MessageSent", {"type": "message", "data": {"message": message, "tempId": temp_id}}
+    )
+
+
+def user_is_typing(chat_id: int, typist: Caller) -> Event:
+    """Return the sign that somebody is writing, which is worth nothing ten seconds later."""
+    return Event(
+        "UserIsTyping",
+        {"type": "typing", "data": {"conversation_id": chat_id, "user": user_view(typist)}},
+        lifetime=_TYPING_LIFETIME,
+    )
+
+
+def messages_read(chat_id: int, reader_id: int, message_ids: Sequence[str]) -> Iterator[Event]:
+    """Yield the news that messages were read, in as many events as their number takes."""
+    for start in range(0, len(message_ids), _IDS_PER_EVENT):
+        yield Event(
+            "MessagesRead",
+            {
+                "type": "read",
+                "data": {
+                    "conversation_id": chat_id,
+                    "reader_id": reader_id,
+                    "message_ids": message_ids[start : start + _IDS_PER_EVENT],
+                },
+            },
+        )

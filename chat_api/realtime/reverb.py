@@ -1,0 +1,161 @@
+"""The realtime server as its backends see it: the signed HTTP API, one request at a time."""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from chat_api.kernel.clock import Clock
+from reverb_py.protocol.signing import signed_query
+
+__all__ = ["MAX_BATCH", "Publication", "Refused", "ReverbApp", "ReverbClient", "Unavailable"]
+
+MAX_BATCH = 10
+"""Publications in one request: what every server of this protocol takes."""
+
+# A wrong key, secret, app id or proxy is put right by its operator; what we owe must wait for that.
+_FIXABLE = frozenset({401, 403, 404, 408, 429})
+
+
+class ReverbApp(NamedTuple):
+    """An app on a realtime server: where it is and the credentials to publish to it."""
+
+    app_id: str
+    key: str
+    secret: str
+    host: str
+    port: int
+    scheme: str = "http"
+
+
+class Publication(NamedTuple):
+    """
+    One event on one channel.
+
+    `key` is unique to this pair for ever and sent along as `idempotency_key`: a server that knows
+    the field drops what it has had before, others ignore it.
+    """
+
+    key: str
+    channel: str
+    name: str
+    data: str
+    socket_id: str | None
+
+
+class Unavailable(Exception):
+    """The server did not take it now and may later; `retry_after` is its own wish, in seconds."""
+
+    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class Refused(Exception):
+    """The server read it and will never take it."""
+
+
+class ReverbClient:
+    """
+    Publishes over kept-alive connections. An async context manager; usable only inside it.
+
+    A request that takes longer than `timeout` seconds counts as `Unavailable`, although the server
+    may have acted on it: publish again with the same keys.
+    """
+
+    def __init__(self, app: ReverbApp, clock: Clock, *, timeout: float = 10.0) -> None:
+        self._app = app
+        self._clock = clock
+        self._timeout = aiohttp.ClientTimeout(total=timeout)
+        host = f"[{app.host}]" if ":" in app.host else app.host
+        self.address = f"{app.scheme}://{host}:{app.port}"
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def publish(self, publications: Sequence[Publication]) -> None:
+        """
+        Have the server deliver up to `MAX_BATCH` publications, in this order.
+
+        Returns when it has accepted them all. Raises `Unavailable` when publishing again may help
+        and `Refused` when it will not, in which case none of them was accepted.
+        """
+        items = [_item(publication) for publication in publications]
+        if len(items) == 1:
+            await self._post("events", msgspec.json.encode(items[0]), publications[0].key)
+        else:
+            await self._post("batch_events", msgspec.json.encode({"batch": items}), None)
+
+    async def is_up(self) -> bool:
+        """Tell whether anything answers at the server's address, within a second."""
+        assert self._session is not None, "enter the client first"
+        try:
+            async with self._session.get(
+                URL(f"{self.address}/up", encoded=True),
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=1.0),
+            ) as response:
+                return response.status < 500
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+
+    async def _post(self, action: str, body: bytes, key: str | None) -> None:
+        assert self._session is not None, "enter the client first"
+        app = self._app
+        path = f"/apps/{app.app_id}/{action}"
+        timestamp = int(self._clock().timestamp())
+        query = urlencode(signed_query(app.key, app.secret, "POST", path, body, timestamp))
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["X-Idempotency-Key"] = key
+        try:
+            async with self._session.post(
+                URL(f"{self.address}{path}?{query}", encoded=True),
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                status = response.status
+                if 200 <= status < 300:
+                    await response.read()
+                    return
+                words = (await response.content.read(200)).decode(errors="replace").strip()
+                wish = response.headers.get("Retry-After", "")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(_reason(error)) from error
+        reason = f"it answered {status} {words}".rstrip()
+        if 400 <= status < 500 and status not in _FIXABLE:
+            raise Refused(reason)
+        raise Unavailable(reason, float(wish) if wish.isascii() and wish.isdigit() else 0.0)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"nothing answers there ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    return str(error) or type(error).__name__
+
+
+def _item(publication: Publication) -> dict[str, str]:
+    item = {
+        "name": publication.name,
+        "channel": publication.channel,
+        "data": publication.data,
+        "idempotency_key": publication.key,
+    }
+    if publication.socket_id is not None:
+        item["socket_id"] = publication.socket_id
+    return item

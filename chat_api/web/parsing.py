@@ -1,0 +1,129 @@
+"""From an HTTP request to the `Call` a feature reads. Everything unreadable is `Malformed`."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import web
+
+from chat_api.kernel.errors import Malformed, TooLarge, Unauthenticated
+from chat_api.kernel.routes import Call, Caller, Input, NoInput, Route
+from reverb_py.protocol.socket_ids import is_socket_id
+
+__all__ = ["MAX_BODY_BYTES", "Authenticate", "RequestReader"]
+
+MAX_BODY_BYTES: Final = 64 * 1024
+_MAX_FORM_FIELDS = 100
+_BODY_TIMEOUT = 30  # seconds
+_MAX_DEPTH = 64
+
+# Possessive, and matching unfinished strings too: no body makes it go back and try again.
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+
+Authenticate = Callable[[str], Awaitable[Caller]]
+"""Returns whom a bearer token names, or raises `Unauthenticated`."""
+
+T = TypeVar("T")
+
+
+class RequestReader(Generic[Input]):
+    """Reads the requests of one route."""
+
+    def __init__(self, route: Route[Input], authenticate: Authenticate) -> None:
+        self._route = route
+        self._authenticate = authenticate
+        self._decoder = msgspec.json.Decoder(route.input)
+
+    async def read(self, request: web.Request) -> Call[Input]:
+        """
+        Return the request as the route's handler wants it.
+
+        Who is asking is settled first: whoever may not ask learns nothing about their input.
+        Raises `Unauthenticated`, `Malformed` and `TooLarge`.
+        """
+        identity = None
+        if not self._route.is_open:
+            identity = await self._authenticate(_bearer_token(request))
+        socket_id = request.headers.get("X-Socket-ID", "")
+        return Call(
+            input=await self._input(request),
+            path=request.match_info,
+            address=request.remote or "",
+            socket_id=socket_id if is_socket_id(socket_id) else None,
+            identity=identity,
+        )
+
+    async def _input(self, request: web.Request) -> Input:
+        wanted = self._route.input
+        if request.method == "GET":
+            # Of a repeated parameter the last one counts.
+            return _convert(dict(request.query), wanted)
+        body = await _body(request)
+        if wanted is NoInput:
+            return wanted()
+        if self._route.reads_forms and body.lstrip()[:1] not in (b"{", b"["):
+            return _convert(_form(body), wanted)
+        if _is_nested_deeply(body):
+            raise Malformed(f"The body must not be nested deeper than {_MAX_DEPTH}.")
+        try:
+            return self._decoder.decode(body if body.strip() else b"{}")
+        except msgspec.ValidationError as error:
+            raise Malformed(f"The body does not fit: {error}.") from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise Malformed("The body must be a JSON object in UTF-8.") from None
+
+
+async def _body(request: web.Request) -> bytes:
+    try:
+        async with asyncio.timeout(_BODY_TIMEOUT):
+            return await request.read()
+    except TimeoutError:
+        raise Malformed(f"The body did not arrive within {_BODY_TIMEOUT} s.") from None
+    except web.HTTPRequestEntityTooLarge:
+        raise TooLarge(f"The body must not be longer than {MAX_BODY_BYTES} bytes.") from None
+
+
+def _is_nested_deeply(body: bytes) -> bool:
+    """Tell it before decoding: how deep a decoder dares to go differs between Python versions."""
+    if body.count(b"{") + body.count(b"[") <= _MAX_DEPTH:
+        return False
+    depth = 0
+    for byte in _STRING.sub(b"", body):
+        if byte in b"{[":
+            depth += 1
+            if depth > _MAX_DEPTH:
+                return True
+        elif byte in b"}]":
+            depth -= 1
+    return False
+
+
+def _bearer_token(request: web.Request) -> str:
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token:
+        raise Unauthenticated("Log in and send the token as Authorization: Bearer TOKEN.")
+    return token
+
+
+def _form(body: bytes) -> dict[str, str]:
+    try:
+        fields = parse_qsl(
+            body.decode(),
+            keep_blank_values=True,
+            errors="strict",
+            max_num_fields=_MAX_FORM_FIELDS,
+        )
+    except ValueError:
+        raise Malformed("The body is neither a JSON object nor a form in UTF-8.") from None
+    return dict(fields)
+
+
+def _convert(fields: dict[str, str], wanted: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, wanted, strict=False)
+    except msgspec.ValidationError as error:
+        raise Malformed(f"The parameters do not fit: {error}.") from None

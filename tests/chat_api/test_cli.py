@@ -1,0 +1,125 @@
+"""The `chat-api` command as people and process managers meet it."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+import structlog
+from click.testing import CliRunner
+
+from chat_api.cli import main
+from tests.chat_api.client import Client
+from tests.chat_api.world import SECRET
+
+ENVIRONMENT = {
+    "CHAT_JWT_SECRET": SECRET,
+    "CHAT_PORT": "0",
+    "REVERB_APP_ID": "1001",
+    "REVERB_APP_KEY": "key",
+    "REVERB_APP_SECRET": "app-secret-nobody-sees",
+    "REVERB_PORT": "9",  # nothing listens there
+}
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_serving_starts_from_nothing_and_stops_quietly(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "chat_api",
+        "serve",
+        "--debug",
+        env={**os.environ, **ENVIRONMENT, "CHAT_SEED": "1", "PYTHONPATH": os.getcwd()},  # noqa: PTH109
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        first = (await process.stderr.readline()).decode()
+        url = first.split("url=")[1].split()[0]
+        async with aiohttp.ClientSession() as session:
+            ali = await Client(session, url).log_in("ali@example.com")
+            await ali.post("/api/chats", {"user_id": 2})
+            await ali.post("/api/chats/1/messages", {"content": "hi", "tempId": "t"})
+        process.send_signal(number)
+        log = first + (await process.stderr.read()).decode()
+        assert await process.wait() == 0
+
+    assert (tmp_path / "chat.sqlite3").exists()
+    assert "Traceback" not in log
+    assert log.count("does not take events") == 1
+    assert "Stopped" in log.splitlines()[-1]
+    for secret in (SECRET, "app-secret-nobody-sees", str(ali.token)):
+        assert secret not in log
+
+
+def run(*arguments: str, tmp_path: Path, **changes: str) -> tuple[int, str]:
+    database = {"CHAT_DATABASE_URL": f"sqlite:///{tmp_path / 'chat.sqlite3'}"}
+    result = CliRunner().invoke(main, arguments, env={**ENVIRONMENT, **database, **changes})
+    return result.exit_code, result.output
+
+
+def test_a_wrong_setting_ends_the_start_with_its_line(tmp_path: Path) -> None:
+    for command in (["serve"], ["migrate"]):
+        assert run(*command, tmp_path=tmp_path, CHAT_JWT_TTL="x") == (
+            1,
+            "Error: CHAT_JWT_TTL must be a whole number from 60 to 31622400, not 'x'.\n",
+        )
+    assert run("serve", "--port", "x", tmp_path=tmp_path) == (
+        1,
+        "Error: CHAT_PORT must be a whole number from 0 to 65535, not 'x'.\n",
+    )
+
+
+def test_a_port_that_is_taken_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, output = run("serve", "--port", str(port), tmp_path=tmp_path)
+
+    assert code == 1
+    assert output.splitlines()[-1].startswith(f"Error: Cannot listen on 127.0.0.1:{port}: ")
+    assert output.splitlines()[-1].endswith(
+        "Choose another CHAT_HOST or CHAT_PORT, or stop what is there."
+    )
+
+
+def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
+    code, output = run(
+        "migrate", tmp_path=tmp_path, CHAT_DATABASE_URL=f"sqlite:///{tmp_path}/no/where.sqlite3"
+    )
+
+    assert (code, output) == (
+        1,
+        "Error: Cannot use the database at CHAT_DATABASE_URL: unable to open database file.\n",
+    )
+
+
+def test_accounts_are_opened_once(tmp_path: Path) -> None:
+    command = ("create-user", "Ann@Example.com", "--first-name", "Ann", "--password", "parol")
+
+    assert run("migrate", tmp_path=tmp_path) == (0, "The database is up to date.\n")
+    assert run(*command, tmp_path=tmp_path) == (0, "ann@example.com has the id 1.\n")
+    assert run(*command, tmp_path=tmp_path) == (
+        1,
+        "Error: ann@example.com has an account already.\n",
+    )
+    assert run("create-user", "ann", "--first-name", "A", "--password", "p", tmp_path=tmp_path) == (
+        1,
+        "Error: email must be an address such as ali@example.com.\n",
+    )

@@ -1,0 +1,68 @@
+"""One test's chat API and everything around it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from argon2 import PasswordHasher
+
+from chat_api.realtime.relay import Backoff
+from chat_api.realtime.reverb import ReverbApp
+from chat_api.runtime import ChatApi, running
+from chat_api.settings import Settings
+from tests.chat_api.client import Client
+from tests.chat_api.receiver import RealtimeReceiver
+
+SECRET = "3f1c9a7be2d84650b7c1de90aa5f2c68"
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+
+
+def settings_for(database: Path, reverb: ReverbApp) -> Settings:
+    return Settings(
+        jwt_secret=SECRET,
+        reverb=reverb,
+        port=0,
+        database_url=f"sqlite:///{database}",
+        seed=True,
+        messages_per_minute=0,
+    )
+
+
+@asynccontextmanager
+async def chat_api(settings: Settings) -> AsyncIterator[ChatApi]:
+    """Run an API that hashes cheaply and retries at once."""
+    backoff = Backoff(first=0.01, longest=0.05)
+    async with running(settings, hasher=CHEAP_HASHER, backoff=backoff) as api:
+        yield api
+
+
+@dataclass(frozen=True)
+class World:
+    """A running API with two people logged in, Ali (1) and Vali (2), and their chat (1)."""
+
+    settings: Settings
+    api: ChatApi
+    receiver: RealtimeReceiver
+    nobody: Client
+    ali: Client
+    vali: Client
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: Settings, receiver: RealtimeReceiver) -> "AsyncIterator[World]":
+        async with AsyncExitStack() as stack:
+            api = await stack.enter_async_context(chat_api(settings))
+            session = await stack.enter_async_context(
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+            )
+            nobody = Client(session, api.url)
+            ali = await nobody.log_in("ali@example.com")
+            vali = await nobody.log_in("vali@example.com")
+            await ali.post("/api/chats", {"user_id": 2})
+            yield cls(settings, api, receiver, nobody, ali, vali)
+
+    async def stranger(self) -> Client:
+        """Log somebody in who has no chat with anyone."""
+        return await self.nobody.log_in("agent@example.com")
