@@ -47,8 +47,10 @@ def start(host: str | None, port: int | None, debug: bool) -> None:
     try:
         _run(lambda: _serve(settings, debug=debug))
     except OSError as exc:
+        # asyncio's words repeat the address in front of the reason.
+        reason = (exc.strerror or str(exc)).rpartition(": ")[2]
         raise click.ClickException(
-            f"can't listen on {settings.host}:{settings.port}: {exc.strerror or exc} "
+            f"can't listen on {settings.host}:{settings.port}: {reason} "
             "(choose another with --port or REVERB_SERVER_PORT)"
         ) from None
 

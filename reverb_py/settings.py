@@ -38,9 +38,9 @@ _WEAK_SECRETS = frozenset(
     }
 )
 _MIN_SECRET_LENGTH = 16
-_UNSET = frozenset({"", "null", "(null)"})
-_SWITCH = {"1": True, "true": True, "yes": True, "on": True}
-_SWITCH |= {"0": False, "false": False, "no": False, "off": False}
+_UNSET = frozenset({"", "null", "(null)", "empty", "(empty)"})
+_SWITCH = dict.fromkeys(("1", "true", "(true)", "yes", "on"), True)
+_SWITCH |= dict.fromkeys(("0", "false", "(false)", "no", "off"), False)
 
 
 def load_environment(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -49,8 +49,17 @@ def load_environment(environment: Mapping[str, str], folder: Path) -> dict[str, 
 
     `.env` is read as Laravel reads it, quotes and `${OTHER}` included. A value that is empty or
     `null` counts as not set.
+
+    Raises:
+        WrongSetting: `.env` can't be read, or is not UTF-8.
     """
-    from_file = dotenv_values(folder / ".env")
+    file = folder / ".env"
+    try:
+        from_file = dotenv_values(file, encoding="utf-8-sig")
+    except OSError as exc:
+        raise WrongSetting(f"{file}: {exc.strerror or exc}") from None
+    except UnicodeDecodeError as exc:
+        raise WrongSetting(f"{file} must be UTF-8: {exc.reason} at byte {exc.start}") from None
     merged = {name: value for name, value in from_file.items() if value is not None}
     merged.update(environment)
     return {name: value for name, value in merged.items() if value.lower() not in _UNSET}
@@ -137,6 +146,10 @@ class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
                 raise WrongSetting(f"{where}: {problem}")
 
         require(bool(self.id and self.key and self.secret), "id, key and secret can't be empty")
+        require(
+            (self.id + self.key + self.secret).isprintable(),
+            "id, key and secret can't contain line ends or other invisible characters",
+        )
         require("/" not in self.id + self.key, "id and key can't contain a slash")
         require(":" not in self.key, "the key can't contain a colon")
         require(1 <= self.ping_interval <= 86_400, "ping_interval must be 1 to 86400 seconds")

@@ -46,12 +46,21 @@ class Publication(NamedTuple):
     socket_id: str | None
 
 
-class Unavailable(Exception):
-    """The server did not take it now and may later; `retry_after` is its own wish, in seconds."""
+class _Channels(msgspec.Struct):
+    channels: dict[str, object]
 
-    def __init__(self, reason: str, retry_after: float = 0.0) -> None:
+
+class Unavailable(Exception):
+    """
+    The server did not take it now and may later.
+
+    `retry_after` is its own wish, in seconds; `is_away` says that nothing answered at all.
+    """
+
+    def __init__(self, reason: str, retry_after: float = 0.0, *, is_away: bool = False) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.is_away = is_away
 
 
 class Refused(Exception):
@@ -98,6 +107,18 @@ class ReverbClient:
         else:
             await self._post("batch_events", msgspec.json.encode({"batch": items}), None)
 
+    async def occupied_channels(self) -> set[str]:
+        """
+        Return the names of the channels that somebody listens to.
+
+        Raises `Unavailable` when the server does not say.
+        """
+        answer = await self._request("GET", "channels", b"", {})
+        try:
+            return set(msgspec.json.decode(answer, type=_Channels).channels)
+        except msgspec.DecodeError as error:
+            raise Unavailable(f"it did not list its channels: {error}") from error
+
     async def is_up(self) -> bool:
         """Tell whether anything answers at the server's address, within a second."""
         assert self._session is not None, "enter the client first"
@@ -112,29 +133,34 @@ class ReverbClient:
             return False
 
     async def _post(self, action: str, body: bytes, key: str | None) -> None:
+        headers = {"Content-Type": "application/json"}
+        if key is not None:
+            headers["X-Idempotency-Key"] = key
+        await self._request("POST", action, body, headers)
+
+    async def _request(
+        self, method: str, action: str, body: bytes, headers: dict[str, str]
+    ) -> bytes:
         assert self._session is not None, "enter the client first"
         app = self._app
         path = f"/apps/{app.app_id}/{action}"
         timestamp = int(self._clock().timestamp())
-        query = urlencode(signed_query(app.key, app.secret, "POST", path, body, timestamp))
-        headers = {"Content-Type": "application/json"}
-        if key is not None:
-            headers["X-Idempotency-Key"] = key
+        query = urlencode(signed_query(app.key, app.secret, method, path, body, timestamp))
         try:
-            async with self._session.post(
+            async with self._session.request(
+                method,
                 URL(f"{self.address}{path}?{query}", encoded=True),
-                data=body,
+                data=body or None,
                 headers=headers,
                 allow_redirects=False,
             ) as response:
                 status = response.status
                 if 200 <= status < 300:
-                    await response.read()
-                    return
+                    return await response.read()
                 words = (await response.content.read(200)).decode(errors="replace").strip()
                 wish = response.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(_reason(error)) from error
+            raise Unavailable(_reason(error), is_away=True) from error
         reason = f"it answered {status} {words}".rstrip()
         if 400 <= status < 500 and status not in _FIXABLE:
             raise Refused(reason)

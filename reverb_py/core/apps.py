@@ -21,7 +21,7 @@ class ClientEventsFrom(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """At most `max_attempts` messages of one connection in `decay_seconds`."""
+    """`max_attempts` messages of one connection at once, and as many again in `decay_seconds`."""
 
     max_attempts: int
     decay_seconds: float

@@ -6,6 +6,7 @@ operation for every message. Here connections sit in slots of a wheel, and being
 later time costs two comparisons: a connection moves when its old slot comes up.
 """
 
+import math
 from typing import Protocol
 
 __all__ = ["Timed", "TimerWheel"]
@@ -25,8 +26,9 @@ class TimerWheel:
     """
     Calls `on_timer` of whatever is due, each time it is advanced.
 
-    `resolution` is the length of a tick in seconds: a deadline is kept up to one tick late and
-    never early. `tick` counts them and is the cheapest clock there is.
+    `resolution` is the length of a tick in seconds: a time is counted in whole ticks, rounded up,
+    and its deadline is kept up to one tick late and never early. `tick` counts them and is the
+    cheapest clock there is.
     """
 
     __slots__ = ("_slots", "_start", "resolution", "tick")
@@ -39,7 +41,7 @@ class TimerWheel:
 
     def schedule(self, timed: Timed, seconds: float) -> None:
         """Have `on_timer` called once, `seconds` from now, instead of any time set before."""
-        due = self.tick + int(seconds / self.resolution) + 1
+        due = self.tick + math.ceil(seconds / self.resolution) + 1
         timed.timer_due = due
         slot = timed.timer_slot
         if slot == 0 or due < slot:
@@ -59,11 +61,16 @@ class TimerWheel:
         return (self.tick - tick) * self.resolution
 
     def advance(self, now: float) -> None:
-        """Run everything that is due at `now`, in seconds of the clock the wheel was made with."""
-        target = int((now - self._start) / self.resolution)
-        while self.tick < target:
-            self.tick += 1
-            slot = self._slots.get(self.tick)
+        """
+        Run everything that is due at `now`, in seconds of the clock the wheel was made with.
+
+        After a pause, however long, each object's deadline comes once: what `on_timer` schedules
+        counts from `now`.
+        """
+        first = self.tick + 1
+        self.tick = max(self.tick, int((now - self._start) / self.resolution))
+        for number in range(first, self.tick + 1):
+            slot = self._slots.get(number)
             if slot is None:
                 continue
             # The slot stays in place while it empties, so that what runs here may cancel the rest.
@@ -75,7 +82,7 @@ class TimerWheel:
                 else:
                     timed.timer_due = 0
                     timed.on_timer()
-            del self._slots[self.tick]
+            del self._slots[number]
 
     def _put(self, timed: Timed, slot: int) -> None:
         timed.timer_slot = slot

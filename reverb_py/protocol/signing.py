@@ -93,6 +93,9 @@ def parse_query(query: str, *, plus_is_space: bool = False) -> dict[str, str]:
     Repeated array parameters (`channels[]=a&channels[]=b`) become one value joined by commas under
     the bare name, as the PHP library signs them; of other repetitions the last one counts.
     """
+    if "%" not in query and "+" not in query and "[" not in query:
+        pairs = [pair.partition("=") for pair in query.split("&")]
+        return {name.lower(): value for name, _, value in pairs if name}
     decode = unquote_plus if plus_is_space else unquote
     parameters: dict[str, str] = {}
     for pair in query.split("&"):
@@ -116,7 +119,8 @@ def request_strings_to_sign(
     Yield each string a client may have signed for this request, the usual one first.
 
     `query` is the raw query string; `body_md5` is the hex MD5 of the body, or None when the body is
-    empty. Clients disagree in three ways, and every string yielded binds the whole request:
+    empty. A `body_md5` in the query is the caller's to compare with the body. Clients disagree in
+    three ways, and every string yielded binds the whole request:
 
     * a `+` in a value is itself to some encoders and a space to others;
     * pusher-http-python signs a `body_md5` on requests without a body, Reverb leaves it out;

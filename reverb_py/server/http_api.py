@@ -106,7 +106,7 @@ class HttpApi:
             if match is not None:
                 if method == request.method:
                     hub, parameters = self._authenticate(request, match[1], path)
-                    return handle(_SignedRequest(hub, request.body, parameters, unquote(match[2])))
+                    return handle(_SignedRequest(hub, request.body, parameters, match[2]))
                 allowed.append(method)
         if path == "/up":
             if request.method in ("GET", "HEAD"):
@@ -131,7 +131,7 @@ class HttpApi:
         Raises:
             InvalidRequest: The app is unknown (404), or the request is not signed by it (401).
         """
-        app = self._apps.with_id(unquote(app_id))
+        app = self._apps.with_id(unquote(app_id) if "%" in app_id else app_id)
         if app is None:
             raise InvalidRequest(404, f"No matching application for ID [{app_id[:200]}].")
         parameters = parse_query(request.query)
@@ -152,7 +152,10 @@ class HttpApi:
         digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
         if parameters.get("body_md5", digest) != digest:
             raise InvalidRequest(401, "body_md5 is not the MD5 of the body")
-        paths = dict.fromkeys((path, request.path, unquote(path)))
+        # Clients sign the path as they wrote it; their HTTP library may have encoded it since.
+        paths = {path: None, request.path: None}
+        if "%" in path:
+            paths[unquote(path)] = None
         body_md5 = digest if request.body else None
         candidates = request_strings_to_sign(request.method, paths, request.query, body_md5)
         if not is_signature_valid(parameters.get("auth_signature", ""), app.secret, candidates):
@@ -207,7 +210,7 @@ def _list_channels(request: _SignedRequest) -> Response:
 
 
 def _show_channel(request: _SignedRequest) -> Response:
-    hub, name = request.hub, request.channel
+    hub, name = request.hub, unquote(request.channel)
     if not is_channel_name(name):
         raise InvalidRequest(400, f"{name[:250]!r} is not a channel name")
     info = _allowed_info(request.parameters.get("info"), [name])

@@ -111,25 +111,30 @@ class HttpConnection(asyncio.Protocol):
         self._listener.connection_closed(self)
 
     def data_received(self, data: bytes) -> None:
-        stage = self._stage
+        stage, headers = self._stage, self._headers
         if stage is _Stage.CLOSING:
             return
+        taken = self._head_bytes + self._body_bytes
         try:
-            self._parser.feed_data(data)
-            if self._stage is _Stage.HEAD:
-                self._count_unfinished_head(len(data))
-        except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            self._feed(data)
+            if self._stage is _Stage.HEAD or self._stage is _Stage.BODY:
+                if self._headers is headers and self._head_bytes + self._body_bytes == taken:
+                    self._count_unfinished(len(data))
+                else:
+                    self._unfinished_bytes = 0
         except httptools.HttpParserCallbackError as exc:
             if not isinstance(exc.__context__, _Refusal):
                 raise
             self._end_with(exc.__context__.response)
         except httptools.HttpParserError as exc:
-            self._end_with(text_response(400, f"This is not an HTTP/1.1 request: {exc}"))
+            # What comes behind a request that ends the connection is not answered.
+            if self._stage is not _Stage.CLOSING:
+                self._end_with(text_response(400, f"This is not an HTTP/1.1 request: {exc}"))
         except _Refusal as refusal:
             self._end_with(refusal.response)
         else:
-            if self._stage is not stage or stage is _Stage.IDLE:
+            # Every request has its own headers: other headers are another request.
+            if self._stage is not stage or self._headers is not headers:
                 self._set_deadline()
 
     def pause_writing(self) -> None:
@@ -153,6 +158,8 @@ class HttpConnection(asyncio.Protocol):
         """Close the connection once the answers given so far have left."""
         self._stage = _Stage.CLOSING
         self._transport.close()
+        # A client that never reads would hold back the end for ever.
+        self._listener.wheel.schedule(self, LINGER_SECONDS)
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -163,8 +170,8 @@ class HttpConnection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._stage = _Stage.HEAD
         self._head_bytes = 0
-        self._unfinished_bytes = -1
-        self._body_bytes = 0
+        self._unfinished_bytes = 0
+        self._body_bytes: int = 0
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
@@ -185,7 +192,7 @@ class HttpConnection(asyncio.Protocol):
         if int(headers.get(b"content-length", 0)) > self._listener.max_request_bytes:
             raise self._body_too_long()
         if expectation := headers.get(b"expect"):
-            if expectation.lower() != b"100-continue":
+            if expectation.strip().lower() != b"100-continue":
                 raise _Refusal(417, "The only expectation that can be met is 100-continue")
             self._transport.write(_CONTINUE)
 
@@ -209,14 +216,10 @@ class HttpConnection(asyncio.Protocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
 
-    def _count_unfinished_head(self, size: int) -> None:
-        # A header reaches `on_header` only when it has ended, so bytes are counted here as well,
-        # from the first read that belongs to this head alone.
-        if self._unfinished_bytes < 0:
-            self._unfinished_bytes = 0
-            return
+    def _count_unfinished(self, size: int) -> None:
+        # A header, or a trailer behind a chunked body, comes to `on_header` only when it has ended.
         self._unfinished_bytes += size
-        if self._unfinished_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes + self._unfinished_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
 
     def _head_too_long(self) -> _Refusal:
@@ -260,16 +263,21 @@ class HttpConnection(asyncio.Protocol):
 
     # The upgrade.
 
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Parse; behind an offer to upgrade go on as what was agreed."""
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = memoryview(data)[upgrade.args[0] :]
+            if self._headers.get(b"upgrade", b"").strip().lower() == b"websocket":
+                self._upgrade(bytes(data))
+                return
+            self._ignore_upgrade()
+
     def _upgrade(self, rest: bytes) -> None:
-        headers = self._headers
-        if headers.get(b"upgrade", b"").strip().lower() != b"websocket":
-            self._ignore_upgrade(rest)
-            return
-        try:
-            key = self._websocket_key()
-        except _Refusal as refusal:
-            self._end_with(refusal.response)
-            return
+        key = self._websocket_key()
         path, _, query = self._url.decode("latin-1").partition("?")
         self._transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -279,6 +287,10 @@ class HttpConnection(asyncio.Protocol):
         protocol = upgrade_to_websocket(listener, transport, path, query)
         self._stage = _Stage.CLOSING
         listener.connection_closed(self)
+        if not transport.is_reading():
+            # Answers to earlier requests still wait: the WebSocket begins as a slow client.
+            protocol.pause_writing()
+            transport.resume_reading()
         if rest:
             protocol.data_received(rest)
 
@@ -300,24 +312,22 @@ class HttpConnection(asyncio.Protocol):
             raise _Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
         return key.decode("ascii")
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrade(self) -> None:
         """
         Read on as HTTP/1.1 when the offer is not a WebSocket, as Java's client offers h2c.
 
         The parser has given up on the request's body by now; a new one gets the head without the
-        offer, and what followed it.
+        offer, and then what follows it.
         """
         method, url = self._parser.get_method(), self._url
+        if method == b"CONNECT":
+            raise _Refusal(405, "This is not a proxy", "Allow: GET, HEAD, OPTIONS, POST\r\n")
         version = self._parser.get_http_version().encode()
         lines = [b"%b %b HTTP/%b\r\n" % (method, url, version)]
         lines += [
             b"%b: %b\r\n" % (name, value)
             for name, value in self._headers.items()
-            if name not in (b"upgrade", b"connection", b"http2-settings")
+            if name not in (b"upgrade", b"http2-settings")
         ]
-        if method == b"CONNECT":
-            self._end_with(text_response(405, "This is not a proxy"))
-            return
         self._parser = httptools.HttpRequestParser(self)
-        self._stage = _Stage.IDLE
-        self.data_received(b"".join([*lines, b"\r\n", rest]))
+        self._parser.feed_data(b"".join([*lines, b"\r\n"]))

@@ -202,7 +202,9 @@ class WebSocketConnection(asyncio.Protocol):
             else:
                 self._fragments = [frame.data]
         elif opcode is CONT and self._fragments is not None:
-            self._fragments.append(frame.data)
+            # Empty fragments are legal, and no limit would ever stop them from piling up.
+            if frame.data:
+                self._fragments.append(frame.data)
             if frame.fin:
                 text = b"".join(self._fragments)
                 self._fragments = None
@@ -249,11 +251,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._end_session()
             if framing.close_rcvd is not None:
                 self._transport.close()
-            else:
-                self._linger()
+            self._linger()
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """Close for a reason that is WebSocket's, not Pusher's."""
+        self._deliver_pending()
         self._transport.write(frames.close_frame(code, reason))
         self._end_session()
         self._linger()
@@ -262,9 +264,15 @@ class WebSocketConnection(asyncio.Protocol):
         """Close for a reason that is Pusher's: a message and a close frame with the same code."""
         if self._session is None:
             return
+        self._deliver_pending()
         self._transport.write(frames.error(code, reason) + frames.close_frame(code, reason))
         self._end_session()
         self._linger()
+
+    def _deliver_pending(self) -> None:
+        # Nothing may follow a close frame, so what waits for the end of the tick goes first.
+        if self._session is not None:
+            self._session.hub.delivery.flush()
 
     def _end_session(self) -> None:
         session = self._session
@@ -274,7 +282,8 @@ class WebSocketConnection(asyncio.Protocol):
             session.end()
 
     def _linger(self) -> None:
-        # Bytes that arrive on a closed socket reset it, and the close frame with it: read on.
+        # Bytes that arrive on a closed socket reset it, and the close frame with it: read on. And a
+        # client that does not take its last frames would hold back the end for ever.
         self._listener.wheel.schedule(self, LINGER_SECONDS)
 
 

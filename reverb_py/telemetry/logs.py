@@ -74,7 +74,7 @@ def readable(payload: bytes) -> str:
     """
     Return a message as indented JSON, `data` unfolded, signatures masked, cut where it gets long.
 
-    What is no JSON is shown as it is, under the same rules.
+    What is no JSON, or too deeply nested to unfold, is shown as it is, under the same rules.
     """
     try:
         message = orjson.loads(payload)
@@ -84,7 +84,8 @@ def readable(payload: bytes) -> str:
             except orjson.JSONDecodeError:
                 pass
         text = orjson.dumps(message, option=orjson.OPT_INDENT_2).decode()
-    except orjson.JSONDecodeError:
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        # orjson reads deeper nesting than it writes.
         text = payload.decode(errors="replace")
     text = _SIGNATURE.sub("********", text)
     if len(text) > _MAX_SHOWN:

@@ -43,6 +43,8 @@ class RealtimeReceiver:
         """How many of the next requests to take without ever answering."""
         self.answers_late: asyncio.Event | None = None
         """While set, requests are taken and answered when it happens."""
+        self.occupied = {"private-user.1", "private-user.2"}
+        """The channels that somebody is said to listen to."""
         self.port = 0
         self._keys: set[str] = set()
         self._news = asyncio.Condition()
@@ -63,6 +65,7 @@ class RealtimeReceiver:
         app = web.Application()
         app.router.add_post(f"/apps/{APP_ID}/events", self._events)
         app.router.add_post(f"/apps/{APP_ID}/batch_events", self._events)
+        app.router.add_get(f"/apps/{APP_ID}/channels", self._channels)
         app.router.add_get("/up", self._up)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -86,6 +89,9 @@ class RealtimeReceiver:
 
     async def _up(self, request: web.Request) -> web.Response:
         return web.json_response({"health": "OK"})
+
+    async def _channels(self, request: web.Request) -> web.Response:
+        return web.json_response({"channels": {name: {} for name in self.occupied}})
 
     async def _events(self, request: web.Request) -> web.Response:
         body = await request.read()

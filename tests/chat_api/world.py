@@ -30,10 +30,12 @@ def settings_for(database: Path, reverb: ReverbApp) -> Settings:
     )
 
 
+QUICKLY = Backoff(first=0.01, longest=0.05, return_of_clients=0.1)
+
+
 @asynccontextmanager
-async def chat_api(settings: Settings) -> AsyncIterator[ChatApi]:
+async def chat_api(settings: Settings, backoff: Backoff = QUICKLY) -> AsyncIterator[ChatApi]:
     """Run an API that hashes cheaply and retries at once."""
-    backoff = Backoff(first=0.01, longest=0.05)
     async with running(settings, hasher=CHEAP_HASHER, backoff=backoff) as api:
         yield api
 
@@ -51,9 +53,11 @@ class World:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: Settings, receiver: RealtimeReceiver) -> "AsyncIterator[World]":
+    async def open(
+        cls, settings: Settings, receiver: RealtimeReceiver, backoff: Backoff = QUICKLY
+    ) -> "AsyncIterator[World]":
         async with AsyncExitStack() as stack:
-            api = await stack.enter_async_context(chat_api(settings))
+            api = await stack.enter_async_context(chat_api(settings, backoff))
             session = await stack.enter_async_context(
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
             )

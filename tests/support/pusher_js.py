@@ -52,10 +52,15 @@ async def pusher_js(
 
 
 class PusherJs:
-    """A client and the lines it says: `[what, …details]`, in the order they happened."""
+    """
+    A client and the lines it says: `[what, …details]`, in the order they happened.
+
+    `socket_id` is for whoever has heard it to remember.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.socket_id = ""
 
     async def do(self, method: str, *arguments: Any) -> None:
         """Call one of the client's commands."""
@@ -63,9 +68,9 @@ class PusherJs:
         self._process.stdin.write(json.dumps([method, *arguments]).encode() + b"\n")
         await self._process.stdin.drain()
 
-    async def hears(self, *beginning: Any) -> list[Any]:
+    async def hears(self, *beginning: Any, patience: float = PATIENCE) -> list[Any]:
         """
-        Wait for the next line that begins like this and return the rest of it.
+        Wait up to `patience` seconds for a line that begins like this and return the rest of it.
 
         Lines before it are passed over; they stand in the message of the TimeoutError that comes
         when none begins like this.
@@ -73,7 +78,7 @@ class PusherJs:
         assert self._process.stdout is not None
         passed: list[list[Any]] = []
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(patience):
                 while True:
                     text = await self._process.stdout.readline()
                     if not text:

@@ -73,7 +73,7 @@ class RecordingSession(Session):
 
     @classmethod
     def begun(cls, hub: Hub, *channels: str) -> RecordingSession:
-        """Return a session past its hello that is subscribed to `channels`, with nothing written."""
+        """Return a session that was greeted, listens to `channels`, and has nothing written."""
         session = cls(hub)
         session.begin()
         for channel in channels:

@@ -33,8 +33,8 @@ def contents(receiver: RealtimeReceiver, channel: str) -> list[str]:
     ]
 
 
-async def send(world: World, count: int) -> list[str]:
-    texts = [str(number) for number in range(count)]
+async def send(world: World, count: int, *, first: int = 0) -> list[str]:
+    texts = [str(number) for number in range(first, first + count)]
     for text in texts:
         reply = await world.ali.post(MESSAGES, {"content": text, "tempId": text})
         assert reply.status == 201
@@ -196,6 +196,40 @@ async def test_one_event_to_many_channels_reaches_them_all(
     assert receiver.requests == ["batch_events"] * 3
 
 
+async def test_after_an_outage_a_channel_waits_for_its_listeners_and_holds_up_no_other(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"private-user.1"}
+    await receiver.go_down()
+    async with World.open(settings, receiver, backoff=Backoff(0.01, 0.02, 60)) as world:
+        sent = await send(world, 12)
+        await receiver.go_up()
+        await receiver.hears(12)
+        sent += await send(world, 1, first=13)
+        await receiver.hears(13)
+        assert contents(receiver, "private-user.1") == sent
+        assert contents(receiver, "private-user.2") == []
+
+        receiver.occupied.add("private-user.2")
+
+        await receiver.hears(26)
+        assert contents(receiver, "private-user.2") == sent
+        assert contents(receiver, "private-user.1") == sent
+
+
+async def test_a_channel_whose_listeners_stay_away_gets_its_events_all_the_same(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = set()
+    await receiver.go_down()
+    async with World.open(settings, receiver, backoff=Backoff(0.01, 0.02, 0.1)) as world:
+        sent = await send(world, 3)
+        await receiver.go_up()
+        await receiver.hears(6)
+
+    assert contents(receiver, "private-user.2") == sent
+
+
 async def test_typing_is_forgotten_when_it_is_too_old_to_matter(
     settings: Settings, receiver: RealtimeReceiver
 ) -> None:
@@ -204,7 +238,7 @@ async def test_typing_is_forgotten_when_it_is_too_old_to_matter(
     store = Store(settings.database_url)
     outbox = Outbox(store)
     async with ReverbClient(settings.reverb, lambda: datetime.now(UTC)) as reverb:
-        relay = Relay(outbox, reverb, lambda: now, backoff=Backoff(0.01, 0.02))
+        relay = Relay(outbox, reverb, lambda: now, backoff=Backoff(0.01, 0.02, 0.01))
         broadcaster = Broadcaster(outbox, lambda: now, relay.wake)
 
         for name, seconds in (("a", None), ("old", 5), ("b", None), ("young", 20)):

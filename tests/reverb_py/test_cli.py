@@ -1,0 +1,262 @@
+"""The `reverb-py` command, as a person or a supervisor uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from click.testing import CliRunner, Result
+from websockets.asyncio.client import connect
+
+from reverb_py import __version__
+from reverb_py.cli import main
+from reverb_py.protocol import signing
+
+PATIENCE = 20.0
+SECRET = "p7ZkqT2mVx9sLw4RbN8c"
+APP = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "my-key", "REVERB_APP_SECRET": SECRET}
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith("REVERB_"):
+            monkeypatch.delenv(name)
+
+
+def invoke(*arguments: str, **environment: str) -> Result:
+    return CliRunner().invoke(main, arguments, env=environment)
+
+
+class Server:
+    """A `reverb-py start` in a process of its own."""
+
+    def __init__(self, process: Process) -> None:
+        self.process = process
+        self.port = 0
+        self.lines: list[str] = []
+
+    async def said(self, pattern: str) -> re.Match[str]:
+        """Read its log until a line matches."""
+        assert self.process.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            while line := (await self.process.stderr.readline()).decode():
+                self.lines.append(line)
+                if match := re.search(pattern, line):
+                    return match
+        raise AssertionError(f"It ended without saying {pattern!r}: {''.join(self.lines)}")
+
+    async def stopped_by(self, number: signal.Signals) -> tuple[int, str]:
+        """Send a signal, wait for the end, and return the exit code and everything it said."""
+        self.process.send_signal(number)
+        async with asyncio.timeout(PATIENCE):
+            out, err = await self.process.communicate()
+        assert out == b""
+        assert self.process.returncode is not None
+        return self.process.returncode, "".join(self.lines) + err.decode()
+
+
+@asynccontextmanager
+async def started(*arguments: str, **environment: str) -> AsyncIterator[Server]:
+    """Start a server on a free port and wait until it listens."""
+    process = await process_of("--host", "127.0.0.1", "--port", "0", *arguments, **environment)
+    try:
+        server = Server(process)
+        server.port = int((await server.said(r"Starting server .*port=(\d+)"))[1])
+        yield server
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+async def process_of(*arguments: str, **environment: str) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "reverb_py", "start", *arguments),
+        stdout=PIPE,
+        stderr=PIPE,
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            "PYTHONWARNINGS": "error",
+            **environment,
+        },
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_stops_the_server_with_its_clients_told(number: signal.Signals) -> None:
+    async with started(**APP) as server:
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{server.port}/up") as response,
+        ):
+            assert (response.status, await response.text()) == (200, '{"health":"OK"}')
+
+        async with connect(f"ws://127.0.0.1:{server.port}/app/my-key") as client:
+            assert "pusher:connection_established" in await client.recv(decode=True)
+            code, said = await server.stopped_by(number)
+            async with asyncio.timeout(PATIENCE):
+                await client.wait_closed()
+            assert client.close_code == 4200
+
+    assert code == 0
+    assert "Traceback" not in said
+    [starting, stopping, stopped] = said.splitlines()
+    assert re.search(r"\[info +\] Starting server +host=127\.0\.0\.1 path=/ port=\d+$", starting)
+    assert "Stopping: connections are closed with 4200" in stopping
+    assert re.search(r"\[info +\] Stopped$", stopped)
+
+
+async def test_debug_shows_every_message_and_no_secret_and_no_signature() -> None:
+    async with started("--debug", **APP) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/app/my-key") as client:
+            hello = json.loads(await client.recv(decode=True))
+            socket_id = json.loads(hello["data"])["socket_id"]
+            auth = signing.channel_auth("my-key", SECRET, socket_id, "private-room")
+            subscription = {"channel": "private-room", "auth": auth}
+            await client.send(json.dumps({"event": "pusher:subscribe", "data": subscription}))
+            assert "subscription_succeeded" in await client.recv(decode=True)
+        code, said = await server.stopped_by(signal.SIGTERM)
+
+    assert code == 0
+    for line in (
+        f"Connection Established +app=1001 socket={re.escape(socket_id)}",
+        f"Message Received +app=1001 socket={re.escape(socket_id)}",
+        '"event": "pusher:subscribe"',
+        r'"auth": "my-key:\*\*\*\*\*\*\*\*"',
+        '"event": "pusher_internal:subscription_succeeded"',
+        f"Connection Closed +app=1001 socket={re.escape(socket_id)}",
+    ):
+        assert re.search(line, said), line
+    assert SECRET not in said
+    assert auth.partition(":")[2] not in said
+
+
+async def test_the_env_file_of_the_folder_is_read(tmp_path: Path) -> None:
+    lines = [f'{name}="{value}"' for name, value in APP.items()]
+    (tmp_path / ".env").write_text("\n".join(lines))
+
+    async with started() as server:
+        assert (await server.stopped_by(signal.SIGINT))[0] == 0
+
+
+# 192.0.2.0/24 is for documentation and nobody's address.
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [("127.0.0.1", errno.EADDRINUSE), ("192.0.2.1", errno.EADDRNOTAVAIL)],
+)
+async def test_an_address_that_cannot_be_had_ends_the_start_with_one_line(
+    host: str, reason: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as occupant:
+        port = occupant.getsockname()[1]
+        process = await process_of("--host", host, "--port", str(port), **APP)
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+
+    assert (process.returncode, out) == (1, b"")
+    assert err.decode() == (
+        f"Error: can't listen on {host}:{port}: {os.strerror(reason).lower()} "
+        "(choose another with --port or REVERB_SERVER_PORT)\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["start", "check"])
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        (
+            {},
+            "REVERB_APP_ID and REVERB_APP_KEY and REVERB_APP_SECRET must be set: an app has "
+            "an id, a key and a secret (or name a file of apps in REVERB_APPS_FILE)",
+        ),
+        (
+            {**APP, "REVERB_SERVER_PORT": "http"},
+            "REVERB_SERVER_PORT must be a whole number, not 'http'",
+        ),
+        (
+            {**APP, "REVERB_APP_SECRET": "secret"},
+            "the secret of app 1001 is easy to guess, and 0.0.0.0 can be reached from outside: "
+            "use 16 random characters or more, or listen on 127.0.0.1",
+        ),
+    ],
+)
+def test_a_wrong_setting_ends_the_command_with_one_line(
+    command: str, environment: dict[str, str], problem: str
+) -> None:
+    result = invoke(command, **environment)
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == f"Error: {problem}\n"
+
+
+def test_an_env_file_that_cannot_be_read_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"\xff\xfe")
+
+    result = invoke("start")
+
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {tmp_path}/.env must be UTF-8: invalid start byte at byte 0\n"
+
+
+def test_check_says_what_the_settings_mean_and_keeps_the_secret() -> None:
+    result = invoke("check", **APP, REVERB_SERVER_PORT="6001", REVERB_SERVER_PATH="realtime")
+
+    assert result.exit_code == 0
+    assert result.output == (
+        "Listens on 0.0.0.0:6001/realtime\nApp 1001 with key my-key\nThe settings are good.\n"
+    )
+
+
+def test_the_version_is_told() -> None:
+    result = invoke("--version")
+
+    assert (result.exit_code, result.output) == (0, f"reverb-py, version {__version__}\n")
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_shows_examples(option: str) -> None:
+    result = invoke(option)
+
+    assert result.exit_code == 0
+    assert (
+        "  Examples:\n"
+        "    REVERB_APP_ID=1001 REVERB_APP_KEY=my-key REVERB_APP_SECRET=… reverb-py start\n"
+        "    reverb-py start --port 6001 --debug\n"
+        "    reverb-py check\n"
+    ) in result.output
+    for command in ("start", "check"):
+        assert f"\n  {command} " in result.output
+
+
+def test_the_help_of_start_names_the_variables_behind_its_options() -> None:
+    result = invoke("start", "--help")
+
+    assert result.exit_code == 0
+    assert "REVERB_SERVER_HOST, else 0.0.0.0" in result.output
+    assert "REVERB_SERVER_PORT, else 8080" in result.output
+    assert "--debug" in result.output
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "http"])
+def test_a_wrong_option_is_refused_with_a_hint(port: str) -> None:
+    result = invoke("start", "--port", port, **APP)
+
+    assert result.exit_code == 2
+    assert "Invalid value for '--port'" in result.stderr
+    assert "--help" in result.stderr
