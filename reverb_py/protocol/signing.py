@@ -9,6 +9,7 @@ time. Nothing here reads a clock: whoever checks a request passes in what time i
 import hashlib
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from urllib.parse import unquote, unquote_plus
 
 __all__ = [
@@ -25,8 +26,15 @@ __all__ = [
 
 def sign(secret: str, text: str | bytes) -> str:
     """Return the lowercase hex HMAC-SHA256 of `text` under `secret`; a string is taken as UTF-8."""
-    message = text.encode() if isinstance(text, str) else text
-    return hmac.digest(secret.encode(), message, "sha256").hex()
+    signer = _signer(secret).copy()
+    signer.update(text.encode() if isinstance(text, str) else text)
+    return signer.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _signer(secret: str) -> hmac.HMAC:
+    # Setting up the key costs as much as signing a request.
+    return hmac.new(secret.encode(), digestmod=hashlib.sha256)
 
 
 def channel_auth(
@@ -91,7 +99,8 @@ def parse_query(query: str, *, plus_is_space: bool = False) -> dict[str, str]:
     Return the parameters of a raw query string, decoded, with lowercase names.
 
     Repeated array parameters (`channels[]=a&channels[]=b`) become one value joined by commas under
-    the bare name, as the PHP library signs them; of other repetitions the last one counts.
+    the bare name, as the PHP library signs them; of other repetitions the last one counts. A `+` is
+    itself to some encoders and, with `plus_is_space`, a space to others.
     """
     if "%" not in query and "+" not in query and "[" not in query:
         pairs = [pair.partition("=") for pair in query.split("&")]
@@ -113,37 +122,38 @@ def parse_query(query: str, *, plus_is_space: bool = False) -> dict[str, str]:
 
 
 def request_strings_to_sign(
-    method: str, paths: Iterable[str], query: str, body_md5: str | None
+    method: str, paths: Iterable[str], parameters: Mapping[str, str], body_md5: str | None
 ) -> Iterator[str]:
     """
     Yield each string a client may have signed for this request, the usual one first.
 
-    `query` is the raw query string; `body_md5` is the hex MD5 of the body, or None when the body is
-    empty. A `body_md5` in the query is the caller's to compare with the body. Clients disagree in
-    three ways, and every string yielded binds the whole request:
+    `parameters` are the query's, signature or not; `body_md5` is the hex MD5 of the body, or None
+    when the body is empty. A `body_md5` in the query is the caller's to compare with the body.
+    Clients disagree in two ways, and every string yielded binds the whole request:
 
-    * a `+` in a value is itself to some encoders and a space to others;
     * pusher-http-python signs a `body_md5` on requests without a body, Reverb leaves it out;
     * behind a path prefix the signed path has the prefix (proxies) or lacks it (Reverb): `paths`
       lists the candidates.
     """
-    for plus_is_space in (False, True) if "+" in query else (False,):
-        parameters = parse_query(query, plus_is_space=plus_is_space)
-        parameters.pop("auth_signature", None)
-        if body_md5 is not None:
-            # A body that the signature does not cover could be swapped: its digest always counts.
-            parameters["body_md5"] = body_md5
-        for path in paths:
-            yield _string_to_sign(method, path, parameters)
-            if body_md5 is None and "body_md5" in parameters:
-                bare = {name: value for name, value in parameters.items() if name != "body_md5"}
-                yield _string_to_sign(method, path, bare)
+    signed = dict(parameters)
+    signed.pop("auth_signature", None)
+    if body_md5 is not None:
+        # A body that the signature does not cover could be swapped: its digest always counts.
+        signed["body_md5"] = body_md5
+    for path in paths:
+        yield _string_to_sign(method, path, signed)
+        if body_md5 is None and "body_md5" in signed:
+            bare = {name: value for name, value in signed.items() if name != "body_md5"}
+            yield _string_to_sign(method, path, bare)
 
 
 def is_signature_valid(signature: str, secret: str, strings_to_sign: Iterable[str]) -> bool:
     """Tell, comparing in constant time, whether `signature` signs one of the strings."""
     given = signature.encode(errors="surrogatepass")
-    return any(hmac.compare_digest(given, sign(secret, text).encode()) for text in strings_to_sign)
+    for text in strings_to_sign:
+        if hmac.compare_digest(given, sign(secret, text).encode()):
+            return True
+    return False
 
 
 def _string_to_sign(method: str, path: str, parameters: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ Errors are plain text, as on hosted Pusher: the server libraries put the body in
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
 
@@ -152,14 +152,24 @@ class HttpApi:
         digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
         if parameters.get("body_md5", digest) != digest:
             raise InvalidRequest(401, "body_md5 is not the MD5 of the body")
-        # Clients sign the path as they wrote it; their HTTP library may have encoded it since.
-        paths = {path: None, request.path: None}
+        paths = [path]
+        if path != request.path:
+            paths.append(request.path)
         if "%" in path:
-            paths[unquote(path)] = None
+            # Clients sign the path as they wrote it; their HTTP library may have encoded it since.
+            paths.append(unquote(path))
         body_md5 = digest if request.body else None
-        candidates = request_strings_to_sign(request.method, paths, request.query, body_md5)
-        if not is_signature_valid(parameters.get("auth_signature", ""), app.secret, candidates):
-            expected = next(request_strings_to_sign(request.method, paths, request.query, body_md5))
+
+        def strings(signed: Mapping[str, str]) -> Iterator[str]:
+            return request_strings_to_sign(request.method, paths, signed, body_md5)
+
+        signature = parameters.get("auth_signature", "")
+        is_valid = is_signature_valid(signature, app.secret, strings(parameters))
+        if not is_valid and "+" in request.query:
+            alternative = parse_query(request.query, plus_is_space=True)
+            is_valid = is_signature_valid(signature, app.secret, strings(alternative))
+        if not is_valid:
+            expected = next(strings(parameters))
             raise InvalidRequest(
                 401,
                 "auth_signature is not the hex HMAC-SHA256, under the app's secret, of "
@@ -218,6 +228,8 @@ def _show_channel(request: _SignedRequest) -> Response:
 
 
 def _allowed_info(info: str | None, channels: Iterable[str]) -> frozenset[str]:
+    if not info:
+        return frozenset()
     wanted = parse_info(info, _ALLOWED_INFO)
     if "user_count" in wanted:
         for name in channels:

@@ -53,11 +53,10 @@ class _Stage(enum.Enum):
     CLOSING = enum.auto()
 
 
-_DEADLINES = {
-    _Stage.IDLE: KEEP_ALIVE_SECONDS,
-    _Stage.HEAD: HEAD_SECONDS,
-    _Stage.BODY: BODY_SECONDS,
-}
+# Members of an enum are looked up slowly, and every request looks up several.
+_IDLE, _HEAD, _BODY, _CLOSING = _Stage
+
+_DEADLINES = {_IDLE: KEEP_ALIVE_SECONDS, _HEAD: HEAD_SECONDS, _BODY: BODY_SECONDS}
 
 
 class _Refusal(Exception):
@@ -97,7 +96,7 @@ class HttpConnection(asyncio.Protocol):
         self.timer_due = 0
         self.timer_slot = 0
         self.on_message_begin()
-        self._stage = _Stage.IDLE
+        self._stage = _IDLE
 
     # What the transport calls.
 
@@ -107,17 +106,17 @@ class HttpConnection(asyncio.Protocol):
         self._listener.wheel.schedule(self, HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stage = _Stage.CLOSING
+        self._stage = _CLOSING
         self._listener.connection_closed(self)
 
     def data_received(self, data: bytes) -> None:
         stage, headers = self._stage, self._headers
-        if stage is _Stage.CLOSING:
+        if stage is _CLOSING:
             return
         taken = self._head_bytes + self._body_bytes
         try:
             self._feed(data)
-            if self._stage is _Stage.HEAD or self._stage is _Stage.BODY:
+            if self._stage is _HEAD or self._stage is _BODY:
                 if self._headers is headers and self._head_bytes + self._body_bytes == taken:
                     self._count_unfinished(len(data))
                 else:
@@ -128,7 +127,7 @@ class HttpConnection(asyncio.Protocol):
             self._end_with(exc.__context__.response)
         except httptools.HttpParserError as exc:
             # What comes behind a request that ends the connection is not answered.
-            if self._stage is not _Stage.CLOSING:
+            if self._stage is not _CLOSING:
                 self._end_with(text_response(400, f"This is not an HTTP/1.1 request: {exc}"))
         except _Refusal as refusal:
             self._end_with(refusal.response)
@@ -147,16 +146,16 @@ class HttpConnection(asyncio.Protocol):
 
     def on_timer(self) -> None:
         """Give up on a request that does not arrive, or close a connection that idles."""
-        if self._stage is _Stage.CLOSING:
+        if self._stage is _CLOSING:
             self._transport.abort()
-        elif self._stage is _Stage.IDLE:
+        elif self._stage is _IDLE:
             self.shut_down()
         else:
             self._end_with(text_response(408, "The request took too long to arrive"))
 
     def shut_down(self) -> None:
         """Close the connection once the answers given so far have left."""
-        self._stage = _Stage.CLOSING
+        self._stage = _CLOSING
         self._transport.close()
         # A client that never reads would hold back the end for ever.
         self._listener.wheel.schedule(self, LINGER_SECONDS)
@@ -168,7 +167,7 @@ class HttpConnection(asyncio.Protocol):
     # What the parser calls. Exceptions leave `feed_data` as the context of a callback error.
 
     def on_message_begin(self) -> None:
-        self._stage = _Stage.HEAD
+        self._stage = _HEAD
         self._head_bytes = 0
         self._unfinished_bytes = 0
         self._body_bytes: int = 0
@@ -178,16 +177,20 @@ class HttpConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._count_head(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise self._head_too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.lower()] = value
-        self._count_head(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise self._head_too_long()
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():
             return
-        self._stage = _Stage.BODY
+        self._stage = _BODY
         headers = self._headers
         if int(headers.get(b"content-length", 0)) > self._listener.max_request_bytes:
             raise self._body_too_long()
@@ -203,18 +206,13 @@ class HttpConnection(asyncio.Protocol):
         self._body.append(chunk)
 
     def on_message_complete(self) -> None:
-        if self._parser.should_upgrade() or self._stage is _Stage.CLOSING:
+        if self._parser.should_upgrade() or self._stage is _CLOSING:
             return
-        self._stage = _Stage.IDLE
+        self._stage = _IDLE
         path, _, query = self._url.decode("latin-1").partition("?")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(self._parser.get_method().decode(), path, query, body)
         self._answer(self._listener.http_api.respond(request), head_only=request.method == "HEAD")
-
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MAX_HEAD_BYTES:
-            raise self._head_too_long()
 
     def _count_unfinished(self, size: int) -> None:
         # A header, or a trailer behind a chunked body, comes to `on_header` only when it has ended.
@@ -230,13 +228,14 @@ class HttpConnection(asyncio.Protocol):
         return _Refusal(413, f"The request is larger than {limit} bytes (REVERB_MAX_REQUEST_SIZE)")
 
     def _set_deadline(self) -> None:
-        if self._stage is not _Stage.CLOSING:
+        if self._stage is not _CLOSING:
             self._listener.wheel.schedule(self, _DEADLINES[self._stage])
 
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
         keep_alive = self._parser.should_keep_alive()
         connection = "" if keep_alive else "Connection: close\r\n"
-        if keep_alive and self._parser.get_http_version() == "1.0":
+        if keep_alive and b"connection" in self._headers:
+            # HTTP/1.0 clients have to ask for it, and to be told.
             connection = "Connection: keep-alive\r\n"
         self._transport.write(self._serialized(response, connection, head_only=head_only))
         if not keep_alive:
@@ -244,7 +243,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _end_with(self, response: Response) -> None:
         """Answer, then close: without losing the answer of a client that is still sending."""
-        self._stage = _Stage.CLOSING
+        self._stage = _CLOSING
         self._transport.write(self._serialized(response, "Connection: close\r\n"))
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -285,7 +284,7 @@ class HttpConnection(asyncio.Protocol):
         )
         transport, listener = self._transport, self._listener
         protocol = upgrade_to_websocket(listener, transport, path, query)
-        self._stage = _Stage.CLOSING
+        self._stage = _CLOSING
         listener.connection_closed(self)
         if not transport.is_reading():
             # Answers to earlier requests still wait: the WebSocket begins as a slow client.

@@ -99,7 +99,7 @@ class RealtimeReceiver:
         strings = request_strings_to_sign(
             "POST",
             [request.path],
-            request.query_string,
+            parse_query(request.query_string),
             hashlib.md5(body).hexdigest(),
         )
         if not is_signature_valid(signature, APP_SECRET, strings):
