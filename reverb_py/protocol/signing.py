@@ -150,10 +150,7 @@ def request_strings_to_sign(
 def is_signature_valid(signature: str, secret: str, strings_to_sign: Iterable[str]) -> bool:
     """Tell, comparing in constant time, whether `signature` signs one of the strings."""
     given = signature.encode(errors="surrogatepass")
-    for text in strings_to_sign:
-        if hmac.compare_digest(given, sign(secret, text).encode()):
-            return True
-    return False
+    return any(hmac.compare_digest(given, sign(secret, text).encode()) for text in strings_to_sign)
 
 
 def _string_to_sign(method: str, path: str, parameters: Mapping[str, str]) -> str:

@@ -102,12 +102,17 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._listener.connections.add(self)
+        self._listener.connection_opened(self)
         self._listener.wheel.schedule(self, HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._stage = _CLOSING
         self._listener.connection_closed(self)
+        # The parser refers to this object: apart, both are freed without the garbage collector.
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         stage, headers = self._stage, self._headers
@@ -284,8 +289,7 @@ class HttpConnection(asyncio.Protocol):
         )
         transport, listener = self._transport, self._listener
         protocol = upgrade_to_websocket(listener, transport, path, query)
-        self._stage = _CLOSING
-        listener.connection_closed(self)
+        self._end()
         if not transport.is_reading():
             # Answers to earlier requests still wait: the WebSocket begins as a slow client.
             protocol.pause_writing()

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from typing import Protocol
 
+from websockets.protocol import Protocol as Framing
+
 from reverb_py.core.apps import Apps
 from reverb_py.core.hub import Hub
 from reverb_py.core.timer_wheel import Timed, TimerWheel
@@ -59,12 +61,15 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Event | None = None
+        self._is_stopping = False
         self._date = (0, "")
         self.http_api = http_api
         self.max_request_bytes = max_request_bytes
         self.max_buffered_bytes = max_buffered_bytes
         self.wheel = TimerWheel(self._loop.time(), timer_resolution)
         self.connections: set[Connection] = set()
+        # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
+        self.spare_framings: dict[int, Framing] = {}
         self.call_soon = self._loop.call_soon
 
     async def start(self, host: str, port: int) -> int:
@@ -88,6 +93,7 @@ class Listener:
         WebSocket clients are told to come back (4200). Whoever is still there after `grace_seconds`
         is cut off.
         """
+        self._is_stopping = True
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
@@ -108,6 +114,12 @@ class Listener:
         app = self._apps.with_key(key)
         return None if app is None else self._hubs[app.id]
 
+    def connection_opened(self, connection: Connection) -> None:
+        """Take note of a connection; one that was accepted while the server stops goes at once."""
+        self.connections.add(connection)
+        if self._is_stopping:
+            self.call_soon(connection.shut_down)
+
     def connection_closed(self, connection: Connection) -> None:
         """Forget a connection, its deadline included. Safe to call twice."""
         self.connections.discard(connection)
@@ -124,5 +136,5 @@ class Listener:
 
     def _advance_wheel(self) -> None:
         loop = self._loop
-        self.wheel.advance(loop.time())
         self._timer = loop.call_later(self.wheel.resolution, self._advance_wheel)
+        self.wheel.advance(loop.time())

@@ -87,8 +87,12 @@ class WebSocketConnection(asyncio.Protocol):
     """
     A WebSocket from its upgrade to its end.
 
-    Without a `_framing` it is closing: everything has been said, and what still arrives is thrown
-    away until the client has gone or its time is up.
+    Without a session it is closing: everything has been said, and what still arrives is thrown away
+    until the client has gone or its time is up.
+
+    A parser of frames is borrowed for as long as a frame or a fragmented message is unfinished,
+    which for nearly every client is the length of one call: parsers are most of what a connection
+    would weigh. `_unparsed_bytes` tells when nothing is left in it.
     """
 
     __slots__ = (
@@ -99,6 +103,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_session",
         "_transport",
         "_unanswered_pings",
+        "_unparsed_bytes",
         "timer_due",
         "timer_slot",
     )
@@ -111,14 +116,14 @@ class WebSocketConnection(asyncio.Protocol):
         self._fragments: list[BytesLike] | None = None
         self._last_received = listener.wheel.tick
         self._unanswered_pings = 0
+        self._unparsed_bytes = 0
         self.timer_due = 0
         self.timer_slot = 0
-        listener.connections.add(self)
+        listener.connection_opened(self)
         transport.set_protocol(self)
 
     def begin(self, hub: Hub) -> None:
         """Open a session with one app."""
-        self._framing = Framing(SERVER, max_size=hub.app.max_message_bytes, logger=_framing_log)
         self._session = Session(hub, self._transport.write, self._close)
         self._listener.wheel.schedule(self, hub.app.ping_interval)
         self._session.begin()
@@ -131,20 +136,35 @@ class WebSocketConnection(asyncio.Protocol):
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
-        framing = self._framing
-        if framing is None:
+        session = self._session
+        if session is None:
             if data[0] == _CLOSE_FRAME_BYTE:
                 self._transport.close()
             return
         self._last_received = self._listener.wheel.tick
         self._unanswered_pings = 0
+        max_size = session.hub.app.max_message_bytes
+        spare_framings = self._listener.spare_framings
+        framing = self._framing or spare_framings.pop(max_size, None)
+        if framing is None:
+            framing = Framing(SERVER, max_size=max_size, logger=_framing_log)
+        self._framing = framing
         framing.receive_data(data)
+        unparsed = self._unparsed_bytes + len(data)
         for event in framing.events_received():
-            self._frame_received(cast(Frame, event))
-            if self._framing is None:
+            frame = cast(Frame, event)
+            unparsed -= _wire_length(len(frame.data))
+            self._frame_received(frame)
+            if self._session is None:
                 return
         if framing.writes:
             self._write_control_frames(framing)
+            if self._session is None:
+                return
+        self._unparsed_bytes = unparsed
+        if unparsed == 0 and framing.current_size is None:
+            self._framing = None
+            spare_framings[max_size] = framing
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.connection_closed(self)
@@ -185,8 +205,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def shut_down(self) -> None:
         """Tell the client to come back at once, and close."""
-        if self._framing is not None:
-            self._close(ErrorCode.RECONNECT, "Server is shutting down: reconnect")
+        self._close(ErrorCode.RECONNECT, "Server is shutting down: reconnect")
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -277,6 +296,9 @@ class WebSocketConnection(asyncio.Protocol):
     def _end_session(self) -> None:
         session = self._session
         if session is not None:
+            if self._framing is not None:
+                # Its generator refers to it: without this, only the garbage collector frees both.
+                self._framing.parser.close()
             self._session = self._framing = None
             session.deliver = _discard
             session.end()
@@ -285,6 +307,13 @@ class WebSocketConnection(asyncio.Protocol):
         # Bytes that arrive on a closed socket reset it, and the close frame with it: read on. And a
         # client that does not take its last frames would hold back the end for ever.
         self._listener.wheel.schedule(self, LINGER_SECONDS)
+
+
+def _wire_length(payload_bytes: int) -> int:
+    """Return the bytes of a client's frame on the wire: header, length, mask and payload."""
+    if payload_bytes < 126:
+        return payload_bytes + 6
+    return payload_bytes + (8 if payload_bytes < 65536 else 14)
 
 
 def _discard(frame: bytes) -> None:
