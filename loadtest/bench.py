@@ -630,6 +630,39 @@ def write_report(bench: Bench, machine: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
+def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
+    """Return a table of what reverb_py reaches as a multiple of the others, for a document."""
+    lines = ["| | ÷ baseline | ÷ raw limit |", "|---|---|---|"]
+    for scenario in bench.scenarios:
+        medians = bench.medians(scenario)
+        measures = dict.fromkeys(target.measure for target in scenario.targets)
+        for measure in measures or scenario.measures[:1]:
+            own, *others = (
+                medians[name][measure.key] if name in medians else None
+                for name in ("reverb_py", "baseline", "raw")
+            )
+            if own is None:
+                continue
+            cells = [f"{own / other:.2f}" if other else "" for other in others]
+            lines.append(f"| {scenario.title}: {measure.label} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Measured on: {', '.join(machine.values())}."])
+
+
+def write_into_document(file: Path, section: str) -> None:
+    """
+    Replace what stands between the two `measurements` comments of a document.
+
+    Raises:
+        click.ClickException: The document has no such place.
+    """
+    text = file.read_text(encoding="utf-8")
+    before, begin, rest = text.partition("<!-- measurements -->\n")
+    _, end, after = rest.partition("<!-- end of measurements -->")
+    if not (begin and end):
+        raise click.ClickException(f"{file} has no place for measurements")
+    file.write_text(f"{before}{begin}{section}\n{end}{after}", encoding="utf-8")
+
+
 def raw_result(bench: Bench, machine: Mapping[str, str]) -> dict[str, object]:
     """Return everything that was measured, for the JSON file."""
     return {
@@ -666,6 +699,7 @@ Examples:
   python loadtest/bench.py --only one-publisher --only eight-publishers
   python loadtest/bench.py --only one-publisher --subscribers 10000 --seconds 5
   python loadtest/bench.py --json bench.json --check
+  python loadtest/bench.py --document README.md     the ratios in README.md are made with this
 
 \b
 Scenarios:
@@ -700,6 +734,11 @@ Scenarios:
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write every figure of every round to this file.",
 )
+@click.option(
+    "--document",
+    type=click.Path(exists=True, dir_okay=False, writable=True, path_type=Path),
+    help="Write the ratios into this Markdown file, where it has a place for them.",
+)
 @click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
 def main(
     only: Sequence[str],
@@ -709,6 +748,7 @@ def main(
     seconds: float | None,
     rounds: int | None,
     json_file: Path | None,
+    document: Path | None,
     check: bool,
 ) -> None:
     """
@@ -756,6 +796,8 @@ def main(
     if json_file:
         content = orjson.dumps(raw_result(bench, machine), option=orjson.OPT_INDENT_2)
         json_file.write_bytes(content)
+    if document and not bench.broken:
+        write_into_document(document, ratios_in_markdown(bench, machine))
     missed = any(not verdict.is_met for verdict in bench.verdicts())
     if bench.broken or (check and missed):
         sys.exit(1)

@@ -51,6 +51,22 @@ async def test_a_frame_may_arrive_byte_by_byte(server: TestServer) -> None:
         assert await client.receive() == Frame(PONG, b"here")
 
 
+async def test_frames_of_several_clients_may_arrive_in_alternating_pieces(
+    server: TestServer,
+) -> None:
+    """A parser serves one client after the other, and only between frames."""
+    pieces = [text(PING_MESSAGE + b" " * padding) for padding in (0, 10, 120)]
+    async with websocket(server) as one, websocket(server) as two, websocket(server) as three:
+        for position in range(max(map(len, pieces))):
+            for client, piece in zip((one, two, three), pieces, strict=True):
+                if piece[position : position + 1]:
+                    await client.send_apart(piece[position : position + 1])
+        for client in (one, two, three):
+            assert await client.receive_text() == PONG_MESSAGE
+            await client.send(text(PING_MESSAGE))
+            assert await client.receive_text() == PONG_MESSAGE
+
+
 async def test_many_frames_in_one_segment_are_answered_in_order(server: TestServer) -> None:
     async with websocket(server) as client:
         sent = [{"event": "pusher:subscribe", "data": {"channel": f"c-{n}"}} for n in range(500)]
