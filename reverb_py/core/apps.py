@@ -4,7 +4,7 @@ import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["App", "Apps", "ClientEventsFrom", "RateLimit"]
+__all__ = ["App", "Apps", "ClientEventsFrom", "RateLimit", "Webhook"]
 
 
 class ClientEventsFrom(enum.Enum):
@@ -30,12 +30,35 @@ class RateLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Webhook:
+    """
+    One address that is told what happens in an app.
+
+    `kinds` are the names of the events it wants. A channel is told of when its name has one of the
+    `prefixes` and one of the `suffixes`; an empty tuple means any. `headers` are sent along.
+    """
+
+    url: str
+    kinds: frozenset[str]
+    prefixes: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class App:
-    """One application, as configured. Times are seconds, sizes bytes."""
+    """
+    One application, as configured. Times are seconds, sizes bytes; None means no limit.
+
+    `secret` signs; `previous_secrets` are still accepted, while backends change over.
+    """
 
     id: str
     key: str
     secret: str = field(repr=False)
+    previous_secrets: tuple[str, ...] = field(default=(), repr=False)
+    enabled: bool = True
+    allowed_origins: tuple[str, ...] = ("*",)
     ping_interval: float = 60.0
     activity_timeout: int = 30
     max_connections: int | None = None
@@ -44,6 +67,22 @@ class App:
     client_events_from: ClientEventsFrom = ClientEventsFrom.MEMBERS
     client_events_per_second: int = 10
     rate_limit: RateLimit | None = None
+    max_channels_per_connection: int | None = 1_000
+    max_presence_members: int | None = 100
+    max_presence_member_bytes: int = 2_048
+    max_watchlist: int = 100
+    last_event_seconds: float = 1_800.0
+    subscription_counts: bool = False
+    authorization_seconds: float | None = None
+    publishes_per_second: int | None = None
+    reads_per_second: int | None = None
+    webhooks: tuple[Webhook, ...] = ()
+    webhook_batch_seconds: float = 0.0
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Every secret a signature may have been made with, the current one first."""
+        return (self.secret, *self.previous_secrets)
 
 
 class Apps:
