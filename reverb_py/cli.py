@@ -7,6 +7,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import click
 import structlog
 
 from reverb_py import __version__
-from reverb_py.runtime import running_server
+from reverb_py.runtime import RunningServer, running_server
 from reverb_py.settings import Settings, WrongSetting, load_environment
 from reverb_py.telemetry.logs import DebugTrace, configure_logs
 
@@ -74,6 +75,19 @@ def _settings_or_exit(host: str | None, port: int | None) -> Settings:
         raise click.ClickException(str(exc)) from None
 
 
+def _reload(running: RunningServer, settings: Settings) -> None:
+    """Read the apps again; a mistake in them changes nothing and is said."""
+    log = structlog.get_logger("reverb_py")
+    try:
+        environment = load_environment(os.environ, Path.cwd())
+        apps = Settings.from_environment(environment, host=settings.host, port=settings.port).apps
+    except WrongSetting as exc:
+        log.error("The apps were not reloaded", reason=str(exc))
+    else:
+        running.reload(apps)
+        log.info("Reloaded the apps", apps=[app.id for app in apps])
+
+
 def _relax_garbage_collector() -> None:
     """
     Have the collector look less often.
@@ -93,8 +107,15 @@ async def _serve(settings: Settings, *, debug: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running_server(settings, trace=DebugTrace() if debug else None) as port:
-        log.info("Starting server", host=settings.host, port=port, path=settings.path_prefix or "/")
+    async with running_server(settings, trace=DebugTrace() if debug else None) as running:
+        log.info(
+            "Starting server",
+            host=settings.host,
+            port=running.port,
+            path=settings.path_prefix or "/",
+        )
+        reload = partial(_reload, running, settings)
+        loop.add_signal_handler(signal.SIGHUP, reload)
         await stop.wait()
         log.info("Stopping: connections are closed with 4200, so that clients come back")
     log.info("Stopped")

@@ -5,24 +5,39 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import NamedTuple
 
+from reverb_py.core.apps import App
 from reverb_py.core.delivery import Delivery
 from reverb_py.core.hub import Hub, Trace
+from reverb_py.core.hubs import Hubs
+from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.listener import Listener
 from reverb_py.settings import Settings
 
-__all__ = ["running_server"]
+__all__ = ["RunningServer", "running_server"]
+
+
+class RunningServer(NamedTuple):
+    """A server that is up."""
+
+    port: int
+    hubs: Hubs
+
+    def reload(self, apps: Iterable[App]) -> None:
+        """Go on with these apps; connections of apps that stay are kept."""
+        self.hubs.replace(apps)
 
 
 @asynccontextmanager
 async def running_server(
     settings: Settings, *, trace: Trace | None = None, timer_resolution: float = 1.0
-) -> AsyncIterator[int]:
+) -> AsyncIterator[RunningServer]:
     """
-    Serve for as long as the context lasts; its value is the port.
+    Serve for as long as the context lasts.
 
     Leaving it, for whatever reason, closes the port, tells WebSocket clients to come back and gives
     them `settings.shutdown_seconds` to go. `timer_resolution` is how late, in seconds, a deadline
@@ -33,19 +48,22 @@ async def running_server(
     """
     loop = asyncio.get_running_loop()
     delivery = Delivery(loop.call_soon)
+    wheel = TimerWheel(loop.time(), timer_resolution)
     source = random.SystemRandom()
-    hubs = {app.id: Hub(app, delivery, loop.time, source, trace) for app in settings.apps}
-    listener = Listener(
+    hubs = Hubs(
         settings.apps,
+        lambda app: Hub(app, delivery, wheel, loop.time, source, trace=trace),
+    )
+    listener = Listener(
         hubs,
-        HttpApi(settings.apps, hubs, time.time, settings.path_prefix),
+        HttpApi(hubs, time.time, settings.path_prefix),
+        wheel,
         max_request_bytes=settings.max_request_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
         clock=time.time,
-        timer_resolution=timer_resolution,
     )
     port = await listener.start(settings.host, settings.port)
     try:
-        yield port
+        yield RunningServer(port, hubs)
     finally:
         await listener.stop(settings.shutdown_seconds)

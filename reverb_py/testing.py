@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from reverb_py.core.apps import App, Apps
 from reverb_py.protocol import signing
-from reverb_py.runtime import running_server
+from reverb_py.runtime import RunningServer, running_server
 from reverb_py.settings import Settings
 
 __all__ = ["PATIENCE", "PusherClient", "TestServer", "serving"]
@@ -64,10 +64,10 @@ async def serving(
         }
     )
     async with (
-        running_server(configured, timer_resolution=timer_resolution) as port,
+        running_server(configured, timer_resolution=timer_resolution) as running,
         aiohttp.ClientSession() as session,
     ):
-        yield TestServer((apps or (_APP,))[0], port, session)
+        yield TestServer((apps or (_APP,))[0], running, session)
 
 
 class TestServer:
@@ -75,10 +75,16 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, app: App, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, app: App, running: RunningServer, session: aiohttp.ClientSession) -> None:
         self.app = app
-        self.port = port
+        self.port = running.port
+        self._running = running
         self._session = session
+
+    def reload(self, *apps: App) -> None:
+        """Go on with these apps, as the server does on SIGHUP; the first is this backend's."""
+        self.app = apps[0]
+        self._running.reload(apps)
 
     @asynccontextmanager
     async def connect(
@@ -172,22 +178,36 @@ class PusherClient:
         assert isinstance(text, str)
         return text
 
-    def auth_for(self, channel: str) -> str:
+    def auth_for(self, channel: str, channel_data: str | None = None) -> str:
         """Return what an auth endpoint would answer for this socket and that channel."""
-        return signing.channel_auth(self._app.key, self._app.secret, self.socket_id, channel)
+        app = self._app
+        return signing.channel_auth(app.key, app.secret, self.socket_id, channel, channel_data)
 
-    async def subscribe(self, channel: str) -> None:
-        """Subscribe, signing where the channel's name asks for it, and await the success."""
+    async def subscribe(self, channel: str, channel_data: str | None = None) -> Any:
+        """
+        Subscribe, signing where the channel's name asks for it, and await the success.
+
+        Returns its data, decoded: empty but on presence channels, where `channel_data` says who
+        this is.
+        """
         data = {"channel": channel}
         if channel.startswith(("private-", "presence-")):
-            data["auth"] = self.auth_for(channel)
+            data["auth"] = self.auth_for(channel, channel_data)
+        if channel_data is not None:
+            data["channel_data"] = channel_data
         await self.send({"event": "pusher:subscribe", "data": data})
         answer = json.loads(await self.receive())
-        assert answer == {
-            "event": "pusher_internal:subscription_succeeded",
-            "channel": channel,
-            "data": "{}",
-        }, answer
+        assert answer["event"] == "pusher_internal:subscription_succeeded", answer
+        assert answer["channel"] == channel, answer
+        return json.loads(answer["data"])
+
+    async def sign_in(self, user_data: str) -> None:
+        """Sign in as the user that this JSON describes, and await the success."""
+        app = self._app
+        auth = signing.user_auth(app.key, app.secret, self.socket_id, user_data)
+        await self.send({"event": "pusher:signin", "data": {"auth": auth, "user_data": user_data}})
+        answer = json.loads(await self.receive())
+        assert answer["event"] == "pusher:signin_success", answer
 
     async def ping(self) -> None:
         """Ask for a pong and take it: whatever was to come before it has come."""

@@ -3,6 +3,8 @@
 import enum
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from urllib.parse import urlsplit
 
 __all__ = ["App", "Apps", "ClientEventsFrom", "RateLimit", "Webhook"]
 
@@ -84,28 +86,32 @@ class App:
         """Every secret a signature may have been made with, the current one first."""
         return (self.secret, *self.previous_secrets)
 
+    def allows_origin(self, origin: str) -> bool:
+        """
+        Tell whether a page of this origin (`https://shop.example.com`) may connect.
+
+        The host counts, against patterns in which `*` stands for anything, as in Laravel Reverb.
+        """
+        if "*" in self.allowed_origins:
+            return True
+        host = urlsplit(origin).hostname or ""
+        return any(fnmatchcase(host, pattern.lower()) for pattern in self.allowed_origins)
+
 
 class Apps:
-    """The apps of this server. Ids and keys are unique across them."""
+    """The apps of a configuration. Raises ValueError when two share an id or a key."""
 
     def __init__(self, apps: Iterable[App]) -> None:
-        self._by_id: dict[str, App] = {}
-        self._by_key: dict[str, App] = {}
-        for app in apps:
-            if app.id in self._by_id:
+        self._apps = tuple(apps)
+        ids: set[str] = set()
+        keys: set[str] = set()
+        for app in self._apps:
+            if app.id in ids:
                 raise ValueError(f"two apps have the id {app.id!r}")
-            if app.key in self._by_key:
+            if app.key in keys:
                 raise ValueError(f"two apps have the key {app.key!r}")
-            self._by_id[app.id] = app
-            self._by_key[app.key] = app
+            ids.add(app.id)
+            keys.add(app.key)
 
     def __iter__(self) -> Iterator[App]:
-        return iter(self._by_id.values())
-
-    def with_id(self, app_id: str) -> App | None:
-        """Return the app that the HTTP API calls by this id."""
-        return self._by_id.get(app_id)
-
-    def with_key(self, key: str) -> App | None:
-        """Return the app that clients call by this key."""
-        return self._by_key.get(key)
+        return iter(self._apps)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from reverb_py.core.apps import ClientEventsFrom
 from reverb_py.core.limits import TokenBucket
+from reverb_py.core.users import SignedInUser
 from reverb_py.protocol import frames, signing
 from reverb_py.protocol.channel_names import (
     MAX_NAME_LENGTH,
@@ -18,10 +19,13 @@ from reverb_py.protocol.errors import ErrorCode
 from reverb_py.protocol.messages import (
     ClientMessage,
     MalformedMessage,
+    SigninData,
     SubscribeData,
     UnsubscribeData,
     decode_data,
+    decode_member,
     decode_message,
+    decode_user,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 _CLIENT_EVENT_PREFIX = "client-"
-_SIGNED = (Access.PRIVATE, Access.ENCRYPTED)
+_USER_CHANNEL_PREFIX = "#server-to-user-"
+
+
+class _SubscriptionRefused(Exception):
+    def __init__(self, kind: str, status: int, message: str) -> None:
+        self.kind = kind
+        self.status = status
+        self.message = message
 
 
 class Session:
@@ -39,18 +50,21 @@ class Session:
     The server's side of one connection, from its hello to its end.
 
     `deliver` takes finished frames, must not block or raise, and is an attribute so that a
-    connection can swap it when its client falls behind. `close` is asked to end the connection with
-    a code and a reason, after the frames delivered so far; the connection then calls `end`.
+    connection can swap it when its client falls behind. `close` ends the connection with a code and
+    a reason, after the frames delivered so far; the connection then calls `end`. `user` is whom the
+    client has signed in as.
     """
 
     __slots__ = (
+        "_authorization_deadline",
         "_client_event_limit",
-        "_close",
         "_message_limit",
         "channels",
+        "close",
         "deliver",
         "hub",
         "socket_id",
+        "user",
     )
 
     def __init__(
@@ -60,12 +74,14 @@ class Session:
         close: Callable[[ErrorCode, str], None],
     ) -> None:
         self.hub = hub
-        self._close = close
-        self._message_limit: TokenBucket | None = None
-        self._client_event_limit: TokenBucket | None = None
         self.deliver = deliver
+        self.close = close
+        self.user: SignedInUser | None = None
         self.channels: dict[str, Channel] = {}
         self.socket_id = hub.new_socket_id()
+        self._authorization_deadline: _AuthorizationDeadline | None = None
+        self._message_limit: TokenBucket | None = None
+        self._client_event_limit: TokenBucket | None = None
 
     def begin(self) -> None:
         """Take a place among the app's connections and say hello."""
@@ -74,12 +90,19 @@ class Session:
         if hub.trace is not None:
             hub.trace.connection_established(hub.app, self.socket_id)
         self.reply(frames.connection_established(self.socket_id, hub.app.activity_timeout))
+        seconds = hub.app.authorization_seconds
+        if seconds is not None:
+            self._authorization_deadline = _AuthorizationDeadline(self)
+            hub.wheel.schedule(self._authorization_deadline, seconds)
 
     def end(self) -> None:
         """Leave every channel and the app. Safe to call twice."""
         hub = self.hub
         if hub.sessions.pop(self.socket_id, None) is None:
             return
+        self._is_authorized()
+        if self.user is not None:
+            hub.sign_out(self, self.user)
         for name in list(self.channels):
             hub.unsubscribe(self, name)
         if hub.trace is not None:
@@ -114,10 +137,13 @@ class Session:
                 self._subscribe(decode_data(message, SubscribeData))
             elif event == "pusher:unsubscribe":
                 hub.unsubscribe(self, decode_data(message, UnsubscribeData).channel)
+            elif event == "pusher:signin":
+                self._sign_in(decode_data(message, SigninData))
             elif event != "pusher:pong":
                 raise MalformedMessage(
                     f"Unknown event {event[:MAX_NAME_LENGTH]}: clients may send pusher:subscribe, "
-                    f"pusher:unsubscribe, pusher:ping and events that begin with client-"
+                    f"pusher:unsubscribe, pusher:signin, pusher:ping and events that begin with "
+                    f"client-"
                 )
         except MalformedMessage as exc:
             self.refuse(ErrorCode.REQUEST_REFUSED, str(exc))
@@ -134,47 +160,149 @@ class Session:
         message = f"Rate limit exceeded: {limit.max_attempts} messages in {limit.decay_seconds:g} s"
         self.refuse(ErrorCode.CLIENT_EVENT_REFUSED, message)
         if limit.terminate:
-            self._close(ErrorCode.OVER_CAPACITY, message)
+            self.close(ErrorCode.OVER_CAPACITY, message)
         return False
 
+    # Subscriptions.
+
     def _subscribe(self, request: SubscribeData) -> None:
-        channel = request.channel
+        try:
+            user_id, info = self._admit(request)
+        except _SubscriptionRefused as refusal:
+            # Channel handlers hear the first frame, connection handlers the second.
+            channel = request.channel[:MAX_NAME_LENGTH]
+            self.reply(
+                frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)
+            )
+            self.refuse(ErrorCode.REQUEST_REFUSED, refusal.message)
+        else:
+            # A client that lost track of its subscriptions recovers by asking again.
+            self.hub.subscribe(self, request.channel, user_id, info)
+
+    def _admit(self, request: SubscribeData) -> tuple[str | None, bytes]:
+        """
+        Return as whom the client may subscribe (None off presence), and that user's info.
+
+        Raises:
+            _SubscriptionRefused: It may not.
+        """
+        app, channel = self.hub.app, request.channel
         if not is_channel_name(channel):
-            self._refuse_subscription(
-                channel[:MAX_NAME_LENGTH],
+            raise _SubscriptionRefused(
                 "InvalidChannel",
                 400,
                 f"Invalid channel name: 1 to {MAX_NAME_LENGTH} letters, digits and _ - = @ , . ;",
             )
-            return
-        access = kind_of(channel).access
-        if access in _SIGNED:
-            app = self.hub.app
-            auth = request.auth or ""
-            if not signing.is_channel_auth_valid(
-                auth, app.key, app.secret, self.socket_id, channel
-            ):
-                self._refuse_subscription(
-                    channel,
-                    "AuthError",
-                    401,
-                    f"Invalid auth for {channel}: expected APP_KEY:SIGNATURE, where SIGNATURE is "
-                    f"the hex HMAC-SHA256 of {self.socket_id}:{channel} under the app's secret",
-                )
-                return
-        elif access is not Access.PUBLIC:
-            self._refuse_subscription(
-                channel, "AuthError", 403, f"{access.value} channels are not available here"
+        most = app.max_channels_per_connection
+        if most is not None and len(self.channels) >= most and channel not in self.channels:
+            raise _SubscriptionRefused(
+                "LimitReached", 403, f"A connection may subscribe to {most} channels at most"
             )
-            return
-        # A client that lost track of its subscriptions recovers by asking again: repeat the answer.
-        self.reply(frames.subscription_succeeded(channel))
-        self.hub.subscribe(self, channel)
+        access = kind_of(channel).access
+        if access is Access.PUBLIC:
+            return None, b"null"
+        if access is Access.PRIVATE or access is Access.ENCRYPTED:
+            self._require_auth(request, None)
+            self._is_authorized()
+            return None, b"null"
+        if access is Access.PRESENCE:
+            user_id, info = self._member(request)
+            self._is_authorized()
+            return user_id, info
+        if self.user is not None and channel == _USER_CHANNEL_PREFIX + self.user.id:
+            return None, b"null"
+        raise _SubscriptionRefused(
+            "AuthError",
+            403,
+            f"{channel} is not yours: sign in as its user first"
+            if access is Access.USER
+            else "Channel names that begin with # are reserved",
+        )
 
-    def _refuse_subscription(self, channel: str, kind: str, status: int, message: str) -> None:
-        # Channel handlers hear the first frame, connection handlers the second.
-        self.reply(frames.subscription_error(channel, kind, message, status))
-        self.refuse(ErrorCode.REQUEST_REFUSED, message)
+    def _require_auth(self, request: SubscribeData, channel_data: str | None) -> None:
+        app, channel = self.hub.app, request.channel
+        if not signing.is_channel_auth_valid(
+            request.auth or "", app.key, app.secrets, self.socket_id, channel, channel_data
+        ):
+            signed = f"{self.socket_id}:{channel}"
+            if channel_data is not None:
+                signed += ":CHANNEL_DATA"
+            raise _SubscriptionRefused(
+                "AuthError",
+                401,
+                f"Invalid auth for {channel}: expected APP_KEY:SIGNATURE, where SIGNATURE is the "
+                f"hex HMAC-SHA256 of {signed} under the app's secret",
+            )
+
+    def _member(self, request: SubscribeData) -> tuple[str, bytes]:
+        """Return who joins a presence channel: what was signed, else who is signed in."""
+        app = self.hub.app
+        channel_data = request.channel_data
+        if not channel_data and self.user is not None:
+            self._require_auth(request, None)
+            user_id, info = self.user.id, self.user.info
+        else:
+            if not channel_data:
+                raise _SubscriptionRefused(
+                    "AuthError", 401, "A presence subscription needs channel_data, or a signin"
+                )
+            self._require_auth(request, channel_data)
+            if len(channel_data.encode()) > app.max_presence_member_bytes:
+                raise _SubscriptionRefused(
+                    "LimitReached",
+                    413,
+                    f"channel_data has more than {app.max_presence_member_bytes} bytes",
+                )
+            try:
+                member = decode_member(channel_data)
+            except MalformedMessage as exc:
+                raise _SubscriptionRefused("InvalidMember", 400, str(exc)) from None
+            user_id, info = member.id, bytes(member.user_info)
+        most = app.max_presence_members
+        channel = self.hub.channels.get(request.channel)
+        members = None if channel is None else channel.members
+        if members and most is not None and len(members) >= most and user_id not in members:
+            raise _SubscriptionRefused(
+                "LimitReached", 403, f"{request.channel} has {most} members already"
+            )
+        return user_id, info
+
+    # Users.
+
+    def _sign_in(self, request: SigninData) -> None:
+        app = self.hub.app
+        if not signing.is_user_auth_valid(
+            request.auth, app.key, app.secrets, self.socket_id, request.user_data
+        ):
+            raise MalformedMessage(
+                "Invalid auth for signin: expected APP_KEY:SIGNATURE, where SIGNATURE is the hex "
+                f"HMAC-SHA256 of {self.socket_id}::user::USER_DATA under the app's secret"
+            )
+        data = decode_user(request.user_data)
+        if self.user is not None and self.user.id != str(data.id):
+            raise MalformedMessage("This connection is signed in as another user")
+        self.reply(frames.signin_success(request.user_data))
+        if self.user is not None:
+            return
+        watchlist = dict.fromkeys(str(watched) for watched in data.watchlist)
+        if len(watchlist) > app.max_watchlist:
+            self.refuse(
+                ErrorCode.WATCHLIST_TOO_LONG,
+                f"The watchlist has more than {app.max_watchlist} users; the first "
+                f"{app.max_watchlist} are watched",
+            )
+        watched = tuple(watchlist)[: app.max_watchlist]
+        self.user = SignedInUser(str(data.id), bytes(data.user_info), watched)
+        self._is_authorized()
+        self.hub.sign_in(self, self.user)
+
+    def _is_authorized(self) -> None:
+        """Note that the client has proved itself, or is gone: it need not hurry any more."""
+        if self._authorization_deadline is not None:
+            self.hub.wheel.cancel(self._authorization_deadline)
+            self._authorization_deadline = None
+
+    # Client events.
 
     def _relay(self, message: ClientMessage) -> None:
         if objection := self._objection_to(message):
@@ -182,8 +310,7 @@ class Session:
             return
         channel = self.hub.channels.get(message.channel or "")
         if channel is not None:
-            frame = frames.client_event(message.event, channel.name, bytes(message.data))
-            self.hub.send(channel, frame, excluded=self)
+            self.hub.relay(self, channel, message.event, bytes(message.data))
 
     def _objection_to(self, message: ClientMessage) -> str | None:
         """Say why this client may not send this event, or return None."""
@@ -209,3 +336,19 @@ class Session:
             if not self._client_event_limit.take(now):
                 return f"more than {app.client_events_per_second} in a second"
         return None
+
+
+class _AuthorizationDeadline:
+    """The time a client has to sign in or to join a private or presence channel."""
+
+    __slots__ = ("_session", "timer_due", "timer_slot")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.timer_due = 0
+        self.timer_slot = 0
+
+    def on_timer(self) -> None:
+        self._session.close(
+            ErrorCode.UNAUTHORIZED, "Sign in or join a private or presence channel in time"
+        )

@@ -6,20 +6,28 @@ unmasked text frame (RFC 6455, section 5.2). `data` is a JSON string inside the 
 `pusher:error`, where it is an object: Swift and Pysher read the code only from an object.
 """
 
+from collections.abc import Sequence
+
 import orjson
 
 __all__ = [
     "PING",
     "PONG",
     "WEBSOCKET_PING",
+    "cache_miss",
     "client_event",
     "close_frame",
     "connection_established",
     "error",
     "event",
+    "member_added",
+    "member_removed",
+    "signin_success",
+    "subscription_count",
     "subscription_error",
     "subscription_succeeded",
     "text_frame",
+    "watchlist_events",
 ]
 
 
@@ -80,6 +88,47 @@ def connection_established(socket_id: str, activity_timeout: int) -> bytes:
 def subscription_succeeded(channel: str, data: str = "{}") -> bytes:
     """Return the acknowledgement; off presence channels `data` is exactly `{}` (Java, Swift)."""
     return event("pusher_internal:subscription_succeeded", channel, data)
+
+
+def member_added(channel: str, user_id: str, info: bytes) -> bytes:
+    """Return the announcement of a presence member; `info` is JSON."""
+    data = b'{"user_id":%b,"user_info":%b}' % (orjson.dumps(user_id), info)
+    return event("pusher_internal:member_added", channel, data.decode())
+
+
+def member_removed(channel: str, user_id: str) -> bytes:
+    """Return the announcement that a presence member has left."""
+    data = b'{"user_id":%b}' % orjson.dumps(user_id)
+    return event("pusher_internal:member_removed", channel, data.decode())
+
+
+def subscription_count(channel: str, count: int) -> bytes:
+    """Return how many connections are subscribed to a channel."""
+    return event("pusher_internal:subscription_count", channel, f'{{"subscription_count":{count}}}')
+
+
+def cache_miss(channel: str) -> bytes:
+    """Return the answer to subscribing to a cache channel that has nothing remembered."""
+    return text_frame(b'{"event":"pusher:cache_miss","channel":"%b"}' % channel.encode())
+
+
+def signin_success(user_data: str) -> bytes:
+    """Return the acknowledgement of `pusher:signin`, with the string that was signed."""
+    data = orjson.dumps({"user_data": user_data})
+    return text_frame(b'{"event":"pusher:signin_success","data":%b}' % orjson.dumps(data.decode()))
+
+
+def watchlist_events(online: Sequence[str], offline: Sequence[str]) -> bytes:
+    """Return which watched users are, or have gone, on- and offline; pusher-js reads this form."""
+    events = [
+        {"name": name, "user_ids": user_ids}
+        for name, user_ids in (("online", online), ("offline", offline))
+        if user_ids
+    ]
+    data = orjson.dumps({"events": events})
+    return text_frame(
+        b'{"event":"pusher_internal:watchlist_events","data":%b}' % orjson.dumps(data.decode())
+    )
 
 
 def subscription_error(channel: str, kind: str, message: str, status: int) -> bytes:

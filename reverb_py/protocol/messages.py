@@ -11,12 +11,18 @@ from typing import TypeVar
 import msgspec
 
 __all__ = [
+    "MAX_USER_ID_LENGTH",
     "ClientMessage",
     "MalformedMessage",
+    "MemberData",
+    "SigninData",
     "SubscribeData",
     "UnsubscribeData",
+    "UserData",
     "decode_data",
+    "decode_member",
     "decode_message",
+    "decode_user",
 ]
 
 
@@ -46,7 +52,37 @@ class UnsubscribeData(msgspec.Struct, gc=False):
     channel: str
 
 
-_Data = TypeVar("_Data", SubscribeData, UnsubscribeData)
+class SigninData(msgspec.Struct, gc=False):
+    """What `pusher:signin` brings: a signature, and the string that was signed."""
+
+    auth: str
+    user_data: str
+
+
+class MemberData(msgspec.Struct, gc=False):
+    """What `channel_data` says of a presence member. `user_info` is any JSON."""
+
+    user_id: str | int
+    user_info: msgspec.Raw = msgspec.Raw(b"null")
+
+    @property
+    def id(self) -> str:
+        """The id as everybody gets to see it: a string, also where a number was signed."""
+        return str(self.user_id)
+
+
+class UserData(msgspec.Struct, gc=False):
+    """What `user_data` says of a user who signs in."""
+
+    id: str | int
+    user_info: msgspec.Raw = msgspec.Raw(b"null")
+    watchlist: list[str | int] = []
+
+
+MAX_USER_ID_LENGTH = 128
+"""Characters of a user's id."""
+
+_Data = TypeVar("_Data", SubscribeData, UnsubscribeData, SigninData)
 
 _decode_envelope = msgspec.json.Decoder(ClientMessage).decode
 _decode_string = msgspec.json.Decoder(str).decode
@@ -81,6 +117,41 @@ def decode_data(message: ClientMessage, kind: type[_Data]) -> _Data:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise MalformedMessage(f"Invalid {message.event}: {_explain(exc)} in `data`") from None
+
+
+def decode_member(channel_data: str) -> MemberData:
+    """
+    Decode a presence member; the signature over the string has been verified by then.
+
+    Raises:
+        MalformedMessage: It is no JSON object with a `user_id`.
+    """
+    try:
+        member = msgspec.json.decode(channel_data, type=MemberData)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise MalformedMessage(f"Invalid channel_data: {_explain(exc)}") from None
+    _check_user_id(member.id, "channel_data: `user_id`")
+    return member
+
+
+def decode_user(user_data: str) -> UserData:
+    """
+    Decode a user who signs in; the signature over the string has been verified by then.
+
+    Raises:
+        MalformedMessage: It is no JSON object with an `id`.
+    """
+    try:
+        user = msgspec.json.decode(user_data, type=UserData)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise MalformedMessage(f"Invalid user_data: {_explain(exc)}") from None
+    _check_user_id(str(user.id), "user_data: `id`")
+    return user
+
+
+def _check_user_id(user_id: str, name: str) -> None:
+    if not 0 < len(user_id) <= MAX_USER_ID_LENGTH:
+        raise MalformedMessage(f"Invalid {name} must have 1 to {MAX_USER_ID_LENGTH} characters")
 
 
 def _explain(exc: Exception) -> str:

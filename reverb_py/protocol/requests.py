@@ -14,9 +14,11 @@ from reverb_py.protocol.socket_ids import is_socket_id
 __all__ = [
     "MAX_BATCH_EVENTS",
     "MAX_CHANNELS",
+    "MAX_IDEMPOTENCY_KEY_LENGTH",
     "BatchRequest",
     "EventRequest",
     "InvalidRequest",
+    "check_idempotency_key",
     "decode_batch",
     "decode_event",
     "parse_info",
@@ -27,6 +29,10 @@ MAX_CHANNELS = 100
 
 MAX_BATCH_EVENTS = 10
 """Events one batch may hold."""
+
+
+MAX_IDEMPOTENCY_KEY_LENGTH = 200
+"""Characters of an idempotency key."""
 
 
 class InvalidRequest(Exception):
@@ -47,6 +53,7 @@ class EventRequest(msgspec.Struct, gc=False):
     channel: str | None = None
     socket_id: str | None = None
     info: str | None = None
+    idempotency_key: str | None = None
 
 
 class BatchRequest(msgspec.Struct, gc=False):
@@ -122,6 +129,19 @@ def parse_info(info: str | None, allowed: frozenset[str]) -> frozenset[str]:
     return wanted
 
 
+def check_idempotency_key(key: str) -> None:
+    """
+    Check a client's name for one publish.
+
+    Raises:
+        InvalidRequest: It is empty or too long (400).
+    """
+    if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY_LENGTH:
+        raise InvalidRequest(
+            400, f"An idempotency key has 1 to {MAX_IDEMPOTENCY_KEY_LENGTH} characters"
+        )
+
+
 def _check(event: EventRequest, max_data_bytes: int) -> None:
     if not event.name or len(event.name) > MAX_NAME_LENGTH:
         raise InvalidRequest(400, f"`name` must have 1 to {MAX_NAME_LENGTH} characters")
@@ -146,6 +166,8 @@ def _check(event: EventRequest, max_data_bytes: int) -> None:
         kind_of(channel).access is Access.ENCRYPTED for channel in event.channels
     ):
         raise InvalidRequest(400, "An event for an encrypted channel goes to that channel alone")
+    if event.idempotency_key is not None:
+        check_idempotency_key(event.idempotency_key)
     if event.socket_id is not None and not is_socket_id(event.socket_id):
         raise InvalidRequest(400, f"{event.socket_id[:50]!r} is not a socket id")
 

@@ -16,6 +16,7 @@ __all__ = [
     "channel_auth",
     "is_channel_auth_valid",
     "is_signature_valid",
+    "is_user_auth_valid",
     "parse_query",
     "request_strings_to_sign",
     "sign",
@@ -61,14 +62,31 @@ def user_auth(key: str, secret: str, socket_id: str, user_data: str) -> str:
 def is_channel_auth_valid(
     auth: str,
     key: str,
-    secret: str,
+    secrets: tuple[str, ...],
     socket_id: str,
     channel: str,
     channel_data: str | None = None,
 ) -> bool:
-    """Tell, in constant time, whether `auth` is what `channel_auth` returns, key part included."""
-    expected = channel_auth(key, secret, socket_id, channel, channel_data)
-    return hmac.compare_digest(auth.encode(errors="surrogatepass"), expected.encode())
+    """
+    Tell whether `auth` is what `channel_auth` returns, key part included, under one of the secrets.
+
+    The comparison takes the same time wherever the strings differ.
+    """
+    return any(
+        _is_same(auth, channel_auth(key, secret, socket_id, channel, channel_data))
+        for secret in secrets
+    )
+
+
+def is_user_auth_valid(
+    auth: str, key: str, secrets: tuple[str, ...], socket_id: str, user_data: str
+) -> bool:
+    """Tell the same of `user_auth`."""
+    return any(_is_same(auth, user_auth(key, secret, socket_id, user_data)) for secret in secrets)
+
+
+def _is_same(given: str, expected: str) -> bool:
+    return hmac.compare_digest(given.encode(errors="surrogatepass"), expected.encode())
 
 
 def signed_query(
@@ -147,10 +165,13 @@ def request_strings_to_sign(
             yield _string_to_sign(method, path, bare)
 
 
-def is_signature_valid(signature: str, secret: str, strings_to_sign: Iterable[str]) -> bool:
-    """Tell, comparing in constant time, whether `signature` signs one of the strings."""
-    given = signature.encode(errors="surrogatepass")
-    return any(hmac.compare_digest(given, sign(secret, text).encode()) for text in strings_to_sign)
+def is_signature_valid(
+    signature: str, secrets: tuple[str, ...], strings_to_sign: Iterable[str]
+) -> bool:
+    """Tell, comparing in constant time, whether one of the secrets signs one of the strings so."""
+    return any(
+        _is_same(signature, sign(secret, text)) for text in strings_to_sign for secret in secrets
+    )
 
 
 def _string_to_sign(method: str, path: str, parameters: Mapping[str, str]) -> str:

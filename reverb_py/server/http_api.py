@@ -6,6 +6,7 @@ Errors are plain text, as on hosted Pusher: the server libraries put the body in
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
@@ -13,10 +14,17 @@ from urllib.parse import unquote
 
 import orjson
 
-from reverb_py.core.apps import Apps
 from reverb_py.core.hub import Hub
+from reverb_py.core.hubs import Hubs
+from reverb_py.core.limits import TokenBucket
 from reverb_py.protocol.channel_names import Access, is_channel_name, kind_of
-from reverb_py.protocol.requests import InvalidRequest, decode_batch, decode_event, parse_info
+from reverb_py.protocol.requests import (
+    InvalidRequest,
+    check_idempotency_key,
+    decode_batch,
+    decode_event,
+    parse_info,
+)
 from reverb_py.protocol.signing import is_signature_valid, parse_query, request_strings_to_sign
 
 __all__ = ["TIMESTAMP_TOLERANCE", "HttpApi", "Request", "Response"]
@@ -28,18 +36,19 @@ _ALLOWED_INFO = frozenset({"subscription_count", "user_count"})
 _PREFLIGHT_HEADERS = (
     "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
     "Access-Control-Allow-Headers: Origin, Content-Type, X-Auth-Token, X-Requested-With, Accept, "
-    "Authorization, X-CSRF-TOKEN, X-XSRF-TOKEN, X-Socket-Id\r\n"
+    "Authorization, X-CSRF-TOKEN, X-XSRF-TOKEN, X-Socket-Id, X-Idempotency-Key\r\n"
     "Access-Control-Max-Age: 86400\r\n"
 )
 
 
 class Request(NamedTuple):
-    """One whole request. `path` is as the client wrote it, `query` is without its `?`."""
+    """One whole request. `path` is as the client wrote it; header names are lowercase."""
 
     method: str
     path: str
     query: str
     body: bytes
+    headers: Mapping[bytes, bytes] = {}
 
 
 class Response(NamedTuple):
@@ -53,9 +62,17 @@ class Response(NamedTuple):
 
 class _SignedRequest(NamedTuple):
     hub: Hub
-    body: bytes
+    request: Request
     parameters: Mapping[str, str]
-    channel: str
+    name: str
+    """What the path names below the app, percent-encoding undone: a channel or a user."""
+
+
+class _Route(NamedTuple):
+    method: str
+    path: re.Pattern[str]
+    handle: Callable[[_SignedRequest], Response]
+    is_publish: bool = False
 
 
 _EMPTY = Response(200, b"{}")
@@ -69,20 +86,11 @@ class HttpApi:
     accepted with and without it, because some proxies strip it.
     """
 
-    def __init__(
-        self, apps: Apps, hubs: Mapping[str, Hub], clock: Callable[[], float], path_prefix: str = ""
-    ) -> None:
-        self._apps = apps
+    def __init__(self, hubs: Hubs, clock: Callable[[], float], path_prefix: str = "") -> None:
         self._hubs = hubs
         self._clock = clock
         self._path_prefix = path_prefix
-        self._routes: tuple[tuple[str, re.Pattern[str], Callable[[_SignedRequest], Response]], ...]
-        self._routes = (
-            ("POST", re.compile(r"/apps/([^/]+)/events()"), _publish_event),
-            ("POST", re.compile(r"/apps/([^/]+)/batch_events()"), _publish_batch),
-            ("GET", re.compile(r"/apps/([^/]+)/channels()"), _list_channels),
-            ("GET", re.compile(r"/apps/([^/]+)/channels/([^/]+)"), _show_channel),
-        )
+        self._limits: dict[tuple[str, bool], tuple[int, TokenBucket]] = {}
 
     def without_prefix(self, path: str) -> str:
         """Return the path below the prefix the server is mounted under."""
@@ -96,18 +104,23 @@ class HttpApi:
         try:
             return self._route(request)
         except InvalidRequest as exc:
-            return text_response(exc.status, exc.message)
+            headers = "Retry-After: 1\r\n" if exc.status == 429 else ""
+            return text_response(exc.status, exc.message, headers)
 
     def _route(self, request: Request) -> Response:
         path = self.without_prefix(request.path)
         allowed = []
-        for method, pattern, handle in self._routes:
-            match = pattern.fullmatch(path)
+        for route in _ROUTES:
+            match = route.path.fullmatch(path)
             if match is not None:
-                if method == request.method:
-                    hub, parameters = self._authenticate(request, match[1], path)
-                    return handle(_SignedRequest(hub, request.body, parameters, match[2]))
-                allowed.append(method)
+                if route.method == request.method:
+                    app_id, name = match.groups()
+                    hub, parameters = self._authenticate(request, app_id, path)
+                    self._take_from_limit(hub, is_publish=route.is_publish)
+                    if "%" in name:
+                        name = unquote(name)
+                    return route.handle(_SignedRequest(hub, request, parameters, name))
+                allowed.append(route.method)
         if path == "/up":
             if request.method in ("GET", "HEAD"):
                 return Response(200, b'{"health":"OK"}')
@@ -117,9 +130,7 @@ class HttpApi:
         if allowed:
             methods = ", ".join(allowed)
             message = f"{request.method} is not possible here; use {methods}"
-            return Response(
-                405, message.encode(), "text/plain; charset=utf-8", f"Allow: {methods}\r\n"
-            )
+            return text_response(405, message, f"Allow: {methods}\r\n")
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
 
     def _authenticate(
@@ -128,15 +139,22 @@ class HttpApi:
         """
         Return the app's hub and the query parameters of a request that is signed and fresh.
 
+        An empty `app_id` means the app that the key belongs to.
+
         Raises:
-            InvalidRequest: The app is unknown (404), or the request is not signed by it (401).
+            InvalidRequest: The app is unknown (404) or disabled (403), or the request is not signed
+                by it (401).
         """
-        app = self._apps.with_id(unquote(app_id) if "%" in app_id else app_id)
-        if app is None:
-            raise InvalidRequest(404, f"No matching application for ID [{app_id[:200]}].")
         parameters = parse_query(request.query)
-        if parameters.get("auth_key") != app.key:
+        if app_id:
+            hub = self._hubs.with_id(unquote(app_id) if "%" in app_id else app_id)
+            if hub is None:
+                raise InvalidRequest(404, f"No matching application for ID [{app_id[:200]}].")
+        else:
+            hub = self._hubs.with_key(parameters.get("auth_key", ""))
+        if hub is None or parameters.get("auth_key") != hub.app.key:
             raise InvalidRequest(401, "auth_key is not the key of this application")
+        app = hub.app
         if parameters.get("auth_version") != "1.0":
             raise InvalidRequest(401, "auth_version must be 1.0")
         timestamp = parameters.get("auth_timestamp", "")
@@ -164,10 +182,10 @@ class HttpApi:
             return request_strings_to_sign(request.method, paths, signed, body_md5)
 
         signature = parameters.get("auth_signature", "")
-        is_valid = is_signature_valid(signature, app.secret, strings(parameters))
+        is_valid = is_signature_valid(signature, app.secrets, strings(parameters))
         if not is_valid and "+" in request.query:
             alternative = parse_query(request.query, plus_is_space=True)
-            is_valid = is_signature_valid(signature, app.secret, strings(alternative))
+            is_valid = is_signature_valid(signature, app.secrets, strings(alternative))
         if not is_valid:
             expected = next(strings(parameters))
             raise InvalidRequest(
@@ -175,7 +193,24 @@ class HttpApi:
                 "auth_signature is not the hex HMAC-SHA256, under the app's secret, of "
                 f"{orjson.dumps(expected).decode()}",
             )
-        return self._hubs[app.id], parameters
+        if not app.enabled:
+            raise InvalidRequest(403, "The application is disabled")
+        return hub, parameters
+
+    def _take_from_limit(self, hub: Hub, *, is_publish: bool) -> None:
+        """Count a request against what its app may do; raises InvalidRequest (429) over it."""
+        app = hub.app
+        rate = app.publishes_per_second if is_publish else app.reads_per_second
+        if rate is None:
+            return
+        now = hub.clock()
+        agreed, bucket = self._limits.get((app.id, is_publish), (None, None))
+        if bucket is None or agreed != rate:
+            bucket = TokenBucket(rate, rate, now)
+            self._limits[app.id, is_publish] = (rate, bucket)
+        if not bucket.take(now):
+            what = "publishes" if is_publish else "reads"
+            raise InvalidRequest(429, f"More than {rate} {what} in a second; try again later")
 
 
 def text_response(status: int, message: str, headers: str = "") -> Response:
@@ -185,9 +220,11 @@ def text_response(status: int, message: str, headers: str = "") -> Response:
 
 def _publish_event(request: _SignedRequest) -> Response:
     hub = request.hub
-    event = decode_event(request.body, hub.app.max_event_data_bytes)
+    event = decode_event(request.request.body, hub.app.max_event_data_bytes)
     info = _allowed_info(event.info, event.channels)
-    hub.publish(event.name, event.data, event.channels, event.socket_id)
+    key = event.idempotency_key or _idempotency_key(request)
+    if key is None or not hub.recent_keys.is_repeated(key, hub.clock()):
+        hub.publish(event.name, event.data, event.channels, event.socket_id)
     if not info:
         return _EMPTY
     return _json({"channels": {name: _attributes(hub, name, info) for name in event.channels}})
@@ -195,16 +232,31 @@ def _publish_event(request: _SignedRequest) -> Response:
 
 def _publish_batch(request: _SignedRequest) -> Response:
     hub = request.hub
-    events = decode_batch(request.body, hub.app.max_event_data_bytes)
+    events = decode_batch(request.request.body, hub.app.max_event_data_bytes)
     infos = [_allowed_info(event.info, event.channels) for event in events]
-    for event in events:
-        hub.publish(event.name, event.data, event.channels, event.socket_id)
+    key = _idempotency_key(request)
+    now = hub.clock()
+    if key is None or not hub.recent_keys.is_repeated(key, now):
+        for event in events:
+            key = event.idempotency_key
+            if key is None or not hub.recent_keys.is_repeated(key, now):
+                hub.publish(event.name, event.data, event.channels, event.socket_id)
     if not any(infos):
         return _EMPTY
     attributes = [
         _attributes(hub, event.channels[0], info) for event, info in zip(events, infos, strict=True)
     ]
     return _json({"batch": attributes})
+
+
+def _idempotency_key(request: _SignedRequest) -> str | None:
+    """Return the key that stands in the request's head."""
+    header = request.request.headers.get(b"x-idempotency-key")
+    if header is None:
+        return None
+    key = header.decode("latin-1")
+    check_idempotency_key(key)
+    return key
 
 
 def _list_channels(request: _SignedRequest) -> Response:
@@ -220,11 +272,45 @@ def _list_channels(request: _SignedRequest) -> Response:
 
 
 def _show_channel(request: _SignedRequest) -> Response:
-    hub, name = request.hub, unquote(request.channel)
-    if not is_channel_name(name):
-        raise InvalidRequest(400, f"{name[:250]!r} is not a channel name")
-    info = _allowed_info(request.parameters.get("info"), [name])
-    return _json({"occupied": name in hub.channels} | _attributes(hub, name, info))
+    hub, name = request.hub, _channel_name(request)
+    wanted = parse_info(request.parameters.get("info"), _ALLOWED_INFO | {"cache"})
+    info = _allowed_info(",".join(wanted - {"cache"}), [name])
+    answer: dict[str, object] = {"occupied": name in hub.channels}
+    answer |= _attributes(hub, name, info)
+    if "cache" in wanted:
+        if not kind_of(name).cached:
+            raise InvalidRequest(400, f"info=cache: {name} is not a cache channel")
+        last = hub.last_events.recall(name, hub.clock())
+        answer["cache"] = (
+            None
+            if last is None
+            else {"data": last.data, "ttl": math.ceil(last.expires_at - hub.clock())}
+        )
+    return _json(answer)
+
+
+def _list_users(request: _SignedRequest) -> Response:
+    hub, name = request.hub, _channel_name(request)
+    if kind_of(name).access is not Access.PRESENCE:
+        raise InvalidRequest(400, f"{name} is not a presence channel: it has no users")
+    channel = hub.channels.get(name)
+    users = channel.members.user_ids if channel is not None and channel.members else []
+    return _json({"users": [{"id": user_id} for user_id in users]})
+
+
+def _terminate_connections(request: _SignedRequest) -> Response:
+    request.hub.terminate(request.name)
+    return _EMPTY
+
+
+def _count_connections(request: _SignedRequest) -> Response:
+    return _json({"connections": len(request.hub.sessions)})
+
+
+def _channel_name(request: _SignedRequest) -> str:
+    if not is_channel_name(request.name):
+        raise InvalidRequest(400, f"{request.name[:250]!r} is not a channel name")
+    return request.name
 
 
 def _allowed_info(info: str | None, channels: Iterable[str]) -> frozenset[str]:
@@ -241,12 +327,37 @@ def _allowed_info(info: str | None, channels: Iterable[str]) -> frozenset[str]:
 def _attributes(hub: Hub, name: str, info: frozenset[str]) -> dict[str, int]:
     channel = hub.channels.get(name)
     attributes = {}
+    if "user_count" in info:
+        members = None if channel is None else channel.members
+        attributes["user_count"] = 0 if members is None else len(members)
     if "subscription_count" in info:
         attributes["subscription_count"] = 0 if channel is None else len(channel.subscribers)
-    if "user_count" in info:
-        attributes["user_count"] = 0
     return attributes
 
 
 def _json(value: object) -> Response:
     return Response(200, orjson.dumps(value))
+
+
+_APP = "/apps/([^/]+)"
+_ROUTES = (
+    _Route("POST", re.compile(f"{_APP}/events()"), _publish_event, is_publish=True),
+    _Route("POST", re.compile(f"{_APP}/batch_events()"), _publish_batch, is_publish=True),
+    _Route("GET", re.compile(f"{_APP}/channels()"), _list_channels),
+    _Route("GET", re.compile(f"{_APP}/channels/([^/]+)"), _show_channel),
+    _Route("GET", re.compile(f"{_APP}/channels/([^/]+)/users"), _list_users),
+    _Route("GET", re.compile(f"{_APP}/connections()"), _count_connections),
+    _Route(
+        "POST",
+        re.compile(f"{_APP}/users/([^/]+)/terminate_connections"),
+        _terminate_connections,
+        is_publish=True,
+    ),
+    # pusher-http-python forgets the app; its key says which one is meant.
+    _Route(
+        "POST",
+        re.compile("()/users/([^/]+)/terminate_connections"),
+        _terminate_connections,
+        is_publish=True,
+    ),
+)

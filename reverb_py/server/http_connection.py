@@ -216,7 +216,7 @@ class HttpConnection(asyncio.Protocol):
         self._stage = _IDLE
         path, _, query = self._url.decode("latin-1").partition("?")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method().decode(), path, query, body)
+        request = Request(self._parser.get_method().decode(), path, query, body, self._headers)
         self._answer(self._listener.http_api.respond(request), head_only=request.method == "HEAD")
 
     def _count_unfinished(self, size: int) -> None:
@@ -288,7 +288,9 @@ class HttpConnection(asyncio.Protocol):
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key).encode()
         )
         transport, listener = self._transport, self._listener
-        protocol = upgrade_to_websocket(listener, transport, path, query)
+        protocol = upgrade_to_websocket(
+            listener, transport, path, query, self._headers.get(b"origin")
+        )
         self._end()
         if not transport.is_reading():
             # Answers to earlier requests still wait: the WebSocket begins as a slow client.

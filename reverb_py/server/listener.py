@@ -8,14 +8,13 @@ are one flush a turn.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
 from websockets.protocol import Protocol as Framing
 
-from reverb_py.core.apps import Apps
-from reverb_py.core.hub import Hub
+from reverb_py.core.hubs import Hubs
 from reverb_py.core.timer_wheel import Timed, TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.http_connection import HttpConnection
@@ -39,23 +38,22 @@ class Listener:
     """
     Accepts connections and gives each what it needs.
 
-    `max_request_bytes` bounds an HTTP request's body. `max_buffered_bytes` bounds what may wait for
-    one slow WebSocket client before it is closed with 4100. `clock` is seconds since 1970.
+    `wheel` keeps the deadlines of all of them and is advanced here. `max_request_bytes` bounds an
+    HTTP request's body. `max_buffered_bytes` bounds what may wait for one slow WebSocket client
+    before it is closed with 4100. `clock` is seconds since 1970.
     """
 
     def __init__(
         self,
-        apps: Apps,
-        hubs: Mapping[str, Hub],
+        hubs: Hubs,
         http_api: HttpApi,
+        wheel: TimerWheel,
         *,
         max_request_bytes: int,
         max_buffered_bytes: int,
         clock: Callable[[], float],
-        timer_resolution: float = 1.0,
     ) -> None:
-        self._apps = apps
-        self._hubs = hubs
+        self.hubs = hubs
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._server: asyncio.Server | None = None
@@ -66,7 +64,7 @@ class Listener:
         self.http_api = http_api
         self.max_request_bytes = max_request_bytes
         self.max_buffered_bytes = max_buffered_bytes
-        self.wheel = TimerWheel(self._loop.time(), timer_resolution)
+        self.wheel = wheel
         self.connections: set[Connection] = set()
         # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
         self.spare_framings: dict[int, Framing] = {}
@@ -108,11 +106,6 @@ class Listener:
                     connection.abort()
         if self._timer is not None:
             self._timer.cancel()
-
-    def hub_with_key(self, key: str) -> Hub | None:
-        """Return the hub of the app that clients call by this key."""
-        app = self._apps.with_key(key)
-        return None if app is None else self._hubs[app.id]
 
     def connection_opened(self, connection: Connection) -> None:
         """Take note of a connection; one that was accepted while the server stops goes at once."""

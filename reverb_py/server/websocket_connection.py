@@ -49,17 +49,19 @@ class _Refused(Exception):
 
 
 def upgrade_to_websocket(
-    listener: Listener, transport: asyncio.Transport, path: str, query: str
+    listener: Listener, transport: asyncio.Transport, path: str, query: str, origin: bytes | None
 ) -> WebSocketConnection:
     """
     Hand over a connection whose 101 answer is written, to a session or to a cheap refusal.
+
+    `origin` is the request's header: where the page that connects came from.
 
     A refused client gets `pusher:error` and a close frame with the same code, because some clients
     read only the one and some only the other.
     """
     connection = WebSocketConnection(listener, transport)
     try:
-        hub = _hub_to_join(listener, path, query)
+        hub = _hub_to_join(listener, path, query, origin)
     except _Refused as refusal:
         connection.refuse(refusal.code, refusal.message)
     else:
@@ -67,13 +69,17 @@ def upgrade_to_websocket(
     return connection
 
 
-def _hub_to_join(listener: Listener, path: str, query: str) -> Hub:
+def _hub_to_join(listener: Listener, path: str, query: str, origin: bytes | None) -> Hub:
     root, _, key = listener.http_api.without_prefix(path).rpartition("/")
     if root != "/app":
         raise _Refused(ErrorCode.PATH_NOT_FOUND, "Path not found: connect to /app/APP_KEY")
-    hub = listener.hub_with_key(unquote(key))
+    hub = listener.hubs.with_key(unquote(key))
     if hub is None:
         raise _Refused(ErrorCode.UNKNOWN_APP, "Application does not exist: check the app key")
+    if not hub.app.enabled:
+        raise _Refused(ErrorCode.APP_DISABLED, "Application is disabled")
+    if origin is not None and not hub.app.allows_origin(origin.decode("latin-1")):
+        raise _Refused(ErrorCode.UNAUTHORIZED, "Origin not allowed")
     if parse_query(query).get("protocol", "7") not in _SUPPORTED_PROTOCOLS:
         raise _Refused(
             ErrorCode.UNSUPPORTED_PROTOCOL, "Unsupported protocol version: use 5, 6 or 7"

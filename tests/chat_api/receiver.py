@@ -102,7 +102,7 @@ class RealtimeReceiver:
             parse_query(request.query_string),
             hashlib.md5(body).hexdigest(),
         )
-        if not is_signature_valid(signature, APP_SECRET, strings):
+        if not is_signature_valid(signature, (APP_SECRET,), strings):
             return web.Response(status=401, text="Authentication signature invalid.")
         async with self._news:
             self.requests.append(request.path.rpartition("/")[2])

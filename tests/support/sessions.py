@@ -11,7 +11,9 @@ from websockets.protocol import CLIENT, Protocol
 from reverb_py.core.apps import App
 from reverb_py.core.delivery import Delivery
 from reverb_py.core.hub import Hub, Trace
+from reverb_py.core.notices import Notices
 from reverb_py.core.session import Session
+from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.protocol import signing
 from reverb_py.protocol.errors import ErrorCode
 from reverb_py.protocol.socket_ids import RandomSource
@@ -87,10 +89,10 @@ class RecordingSession(Session):
         self.writes.clear()
         return texts_in(written)
 
-    def auth_for(self, channel: str) -> str:
+    def auth_for(self, channel: str, channel_data: str | None = None) -> str:
         """Return what the app's auth endpoint answers for this socket and that channel."""
         app = self.hub.app
-        return signing.channel_auth(app.key, app.secret, self.socket_id, channel)
+        return signing.channel_auth(app.key, app.secret, self.socket_id, channel, channel_data)
 
 
 def hub_of(
@@ -99,15 +101,19 @@ def hub_of(
     turns: Turns | None = None,
     clock: Callable[[], float] | None = None,
     source: RandomSource | None = None,
+    wheel: TimerWheel | None = None,
+    notices: Notices | None = None,
     trace: Trace | None = None,
 ) -> Hub:
     """Return a hub whose parts are what the test passes in, and otherwise never get in the way."""
     return Hub(
         app,
         Delivery(turns or Turns()),
+        wheel or TimerWheel(0.0),
         clock or FakeClock(),
         source or random.Random(1),
-        trace,
+        notices=notices,
+        trace=trace,
     )
 
 

@@ -1,4 +1,4 @@
-"""How apps are found, and what they keep to themselves."""
+"""What apps allow, and what they keep to themselves."""
 
 from dataclasses import FrozenInstanceError, replace
 
@@ -8,15 +8,33 @@ from reverb_py.core.apps import App, Apps
 from tests.support.sessions import APP
 
 
-def test_an_app_is_found_by_its_id_and_by_its_key() -> None:
+def test_apps_keep_their_order() -> None:
     other = App(id="1002", key="other-key", secret="other-secret")
-    apps = Apps([APP, other])
 
-    assert apps.with_id("1002") is other
-    assert apps.with_key("other-key") is other
-    assert apps.with_id("other-key") is None
-    assert apps.with_key("1002") is None
-    assert list(apps) == [APP, other]
+    assert list(Apps([APP, other])) == [APP, other]
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        (("*",), "https://anywhere.example", True),
+        (("shop.example.com",), "https://shop.example.com", True),
+        (("shop.example.com",), "https://shop.example.com:8443", True),
+        (("Shop.Example.com",), "https://SHOP.example.COM", True),
+        (("shop.example.com",), "https://evil-shop.example.com", False),
+        (("shop.example.com",), "https://shop.example.com.evil.org", False),
+        (("*.example.com",), "https://a.b.example.com", True),
+        (("*.example.com",), "https://example.com", False),
+        (("a.example", "b.example"), "http://b.example", True),
+        (("shop.example.com",), "null", False),
+        (("shop.example.com",), "", False),
+        ((), "https://shop.example.com", False),
+    ],
+)
+def test_the_host_of_an_origin_is_held_against_the_allowed_ones(
+    origins: tuple[str, ...], origin: str, allowed: bool
+) -> None:
+    assert replace(APP, allowed_origins=origins).allows_origin(origin) is allowed
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ def test_a_subscription_is_known_on_both_sides() -> None:
     hub = hub_of()
     session = RecordingSession.begun(hub)
 
-    assert hub.subscribe(session, "private-cache-orders")
+    hub.subscribe(session, "private-cache-orders")
 
     channel = hub.channels["private-cache-orders"]
     assert list(channel.subscribers) == [session]
@@ -23,13 +23,16 @@ def test_a_subscription_is_known_on_both_sides() -> None:
     )
 
 
-def test_subscribing_twice_is_one_subscription() -> None:
+def test_subscribing_twice_is_one_subscription_and_two_answers() -> None:
     hub = hub_of()
     session = RecordingSession.begun(hub, "orders")
 
-    assert not hub.subscribe(session, "orders")
+    hub.subscribe(session, "orders")
 
     assert list(hub.channels["orders"].subscribers) == [session]
+    assert session.texts() == [
+        '{"event":"pusher_internal:subscription_succeeded","channel":"orders","data":"{}"}'
+    ]
 
 
 def test_subscribers_keep_the_order_in_which_they_came() -> None:
@@ -43,10 +46,10 @@ def test_a_channel_ends_with_its_last_subscriber() -> None:
     hub = hub_of()
     first, last = RecordingSession.begun(hub, "orders"), RecordingSession.begun(hub, "orders")
 
-    assert hub.unsubscribe(first, "orders")
+    hub.unsubscribe(first, "orders")
     assert list(hub.channels) == ["orders"]
 
-    assert hub.unsubscribe(last, "orders")
+    hub.unsubscribe(last, "orders")
     assert hub.channels == {}
     assert first.channels == last.channels == {}
 
@@ -56,8 +59,8 @@ def test_leaving_a_channel_one_is_not_in_changes_nothing() -> None:
     session = RecordingSession.begun(hub)
     RecordingSession.begun(hub, "orders")
 
-    assert not hub.unsubscribe(session, "orders")
-    assert not hub.unsubscribe(session, "unheard-of")
+    hub.unsubscribe(session, "orders")
+    hub.unsubscribe(session, "unheard-of")
 
     assert list(hub.channels) == ["orders"]
     assert len(hub.channels["orders"].subscribers) == 1

@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 import pytest
 
-from reverb_py.core.apps import App, Apps
+from reverb_py.core.apps import App
 from reverb_py.core.delivery import Delivery
 from reverb_py.core.hub import Hub
+from reverb_py.core.hubs import Hubs
+from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.protocol.signing import sign
 from reverb_py.server.http_api import HttpApi, Request, Response
 from reverb_py.testing import TestServer, serving
@@ -28,8 +30,12 @@ EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 def http_api(now: float = NOW, path_prefix: str = "") -> HttpApi:
     """Return the API of two apps at a fixed time; what it delivers goes nowhere."""
     delivery = Delivery(lambda flush: None)
-    hubs = {app.id: Hub(app, delivery, lambda: 0.0, random.Random(1)) for app in (APP, OTHER_APP)}
-    return HttpApi(Apps([APP, OTHER_APP]), hubs, lambda: now, path_prefix)
+    wheel = TimerWheel(0.0)
+    hubs = Hubs(
+        [APP, OTHER_APP],
+        lambda app: Hub(app, delivery, wheel, lambda: 0.0, random.Random(1)),
+    )
+    return HttpApi(hubs, lambda: now, path_prefix)
 
 
 def query_of(**parameters: str | None) -> str:
@@ -594,12 +600,12 @@ async def test_one_channel_tells_whether_it_is_occupied(server: TestServer) -> N
         (
             "/channels/orders",
             "cache",
-            "info=cache is not available here; ask for subscription_count or user_count",
+            "info=cache: orders is not a cache channel",
         ),
         (
             "/channels/orders",
             "subscription_count,,user_count",
-            "info= is not available here; ask for subscription_count or user_count",
+            "info= is not available here; ask for cache or subscription_count or user_count",
         ),
         (
             "/channels/orders",

@@ -133,7 +133,7 @@ async def test_a_preflight_is_answered_for_every_path(server: TestServer, path: 
         assert answer.headers["access-control-allow-methods"] == "GET, POST, OPTIONS"
         assert answer.headers["access-control-allow-headers"] == (
             "Origin, Content-Type, X-Auth-Token, X-Requested-With, Accept, Authorization, "
-            "X-CSRF-TOKEN, X-XSRF-TOKEN, X-Socket-Id"
+            "X-CSRF-TOKEN, X-XSRF-TOKEN, X-Socket-Id, X-Idempotency-Key"
         )
         assert answer.headers["access-control-max-age"] == "86400"
         assert (await client.receive_answer()).body == HEALTHY
