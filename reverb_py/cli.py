@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -100,22 +102,26 @@ def _relax_garbage_collector() -> None:
     gc.set_threshold(50_000, 20, 100)
 
 
+def _allow_many_connections() -> None:
+    """Use as many file descriptors as the system allows, instead of as many as is usual."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def _serve(settings: Settings, *, debug: bool) -> None:
     _relax_garbage_collector()
+    _allow_many_connections()
     log = structlog.get_logger("reverb_py")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     async with running_server(settings, trace=DebugTrace() if debug else None) as running:
-        log.info(
-            "Starting server",
-            host=settings.host,
-            port=running.port,
-            path=settings.path_prefix or "/",
-        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        log.info("Listening", url=f"http://{host}:{running.port}{settings.path_prefix}")
+        # A terminal that closes says so with the signal that asks a service to reload.
         reload = partial(_reload, running, settings)
-        loop.add_signal_handler(signal.SIGHUP, reload)
+        loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else reload)
         await stop.wait()
         log.info("Stopping: connections are closed with 4200, so that clients come back")
     log.info("Stopped")

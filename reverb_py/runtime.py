@@ -11,12 +11,15 @@ from typing import NamedTuple
 
 from reverb_py.core.apps import App
 from reverb_py.core.delivery import Delivery
-from reverb_py.core.hub import Hub, Trace
+from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
+from reverb_py.core.limits import AddressLimits
 from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.listener import Listener
 from reverb_py.settings import Settings
+from reverb_py.telemetry.logs import DebugTrace
+from reverb_py.webhooks.dispatch import Webhooks
 
 __all__ = ["RunningServer", "running_server"]
 
@@ -34,7 +37,7 @@ class RunningServer(NamedTuple):
 
 @asynccontextmanager
 async def running_server(
-    settings: Settings, *, trace: Trace | None = None, timer_resolution: float = 1.0
+    settings: Settings, *, trace: DebugTrace | None = None, timer_resolution: float = 1.0
 ) -> AsyncIterator[RunningServer]:
     """
     Serve for as long as the context lasts.
@@ -50,10 +53,12 @@ async def running_server(
     delivery = Delivery(loop.call_soon)
     wheel = TimerWheel(loop.time(), timer_resolution)
     source = random.SystemRandom()
+    webhooks = Webhooks()
     hubs = Hubs(
         settings.apps,
-        lambda app: Hub(app, delivery, wheel, loop.time, source, trace=trace),
+        lambda app: Hub(app, delivery, wheel, loop.time, source, notices=webhooks, trace=trace),
     )
+    most, rate = settings.max_connections_per_address, settings.connects_per_minute_per_address
     listener = Listener(
         hubs,
         HttpApi(hubs, time.time, settings.path_prefix),
@@ -61,9 +66,12 @@ async def running_server(
         max_request_bytes=settings.max_request_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
         clock=time.time,
+        address_limits=AddressLimits(most, rate, loop.time) if most or rate else None,
+        trace=trace,
     )
-    port = await listener.start(settings.host, settings.port)
-    try:
-        yield RunningServer(port, hubs)
-    finally:
-        await listener.stop(settings.shutdown_seconds)
+    async with webhooks.running(settings.shutdown_seconds):
+        port = await listener.start(settings.host, settings.port)
+        try:
+            yield RunningServer(port, hubs)
+        finally:
+            await listener.stop(settings.shutdown_seconds)

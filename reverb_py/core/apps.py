@@ -94,7 +94,10 @@ class App:
         """
         if "*" in self.allowed_origins:
             return True
-        host = urlsplit(origin).hostname or ""
+        try:
+            host = urlsplit(origin).hostname or ""
+        except ValueError:
+            return False
         return any(fnmatchcase(host, pattern.lower()) for pattern in self.allowed_origins)
 
 

@@ -23,10 +23,12 @@ class RecentKeys:
         expiries = self._expiries
         while expiries:
             oldest = next(iter(expiries))
-            if expiries[oldest] > now and len(expiries) < MAX_KEYS:
+            if expiries[oldest] > now:
                 break
             del expiries[oldest]
         if key in expiries:
             return True
+        if len(expiries) >= MAX_KEYS:
+            del expiries[next(iter(expiries))]
         expiries[key] = now + KEY_SECONDS
         return False

@@ -152,10 +152,11 @@ class Session:
         limit = self.hub.app.rate_limit
         assert limit is not None
         now = self.hub.clock()
-        if self._message_limit is None:
-            rate = limit.max_attempts / limit.decay_seconds
-            self._message_limit = TokenBucket(rate, limit.max_attempts, now)
-        if self._message_limit.take(now):
+        rate, capacity = limit.max_attempts / limit.decay_seconds, limit.max_attempts
+        bucket = self._message_limit
+        if bucket is None or (bucket.rate, bucket.capacity) != (rate, capacity):
+            bucket = self._message_limit = TokenBucket(rate, capacity, now)
+        if bucket.take(now):
             return True
         message = f"Rate limit exceeded: {limit.max_attempts} messages in {limit.decay_seconds:g} s"
         self.refuse(ErrorCode.CLIENT_EVENT_REFUSED, message)
@@ -328,13 +329,13 @@ class Session:
             return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
         if len(message.data) > app.max_event_data_bytes:
             return f"its data has more than {app.max_event_data_bytes} bytes"
-        if app.client_events_per_second:
+        if rate := app.client_events_per_second:
             now = self.hub.clock()
-            if self._client_event_limit is None:
-                rate = app.client_events_per_second
-                self._client_event_limit = TokenBucket(rate, rate, now)
-            if not self._client_event_limit.take(now):
-                return f"more than {app.client_events_per_second} in a second"
+            bucket = self._client_event_limit
+            if bucket is None or bucket.rate != rate:
+                bucket = self._client_event_limit = TokenBucket(rate, rate, now)
+            if not bucket.take(now):
+                return f"more than {rate} in a second"
         return None
 
 

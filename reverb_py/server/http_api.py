@@ -90,7 +90,7 @@ class HttpApi:
         self._hubs = hubs
         self._clock = clock
         self._path_prefix = path_prefix
-        self._limits: dict[tuple[str, bool], tuple[int, TokenBucket]] = {}
+        self._limits: dict[tuple[str, bool], TokenBucket] = {}
 
     def without_prefix(self, path: str) -> str:
         """Return the path below the prefix the server is mounted under."""
@@ -204,10 +204,9 @@ class HttpApi:
         if rate is None:
             return
         now = hub.clock()
-        agreed, bucket = self._limits.get((app.id, is_publish), (None, None))
-        if bucket is None or agreed != rate:
-            bucket = TokenBucket(rate, rate, now)
-            self._limits[app.id, is_publish] = (rate, bucket)
+        bucket = self._limits.get((app.id, is_publish))
+        if bucket is None or bucket.rate != rate:
+            bucket = self._limits[app.id, is_publish] = TokenBucket(rate, rate, now)
         if not bucket.take(now):
             what = "publishes" if is_publish else "reads"
             raise InvalidRequest(429, f"More than {rate} {what} in a second; try again later")

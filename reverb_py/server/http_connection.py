@@ -80,6 +80,7 @@ class HttpConnection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_listener",
+        "_objection",
         "_parser",
         "_stage",
         "_transport",
@@ -93,6 +94,7 @@ class HttpConnection(asyncio.Protocol):
         self._listener = listener
         self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
+        self._objection: str | None = None
         self.timer_due = 0
         self.timer_slot = 0
         self.on_message_begin()
@@ -102,10 +104,12 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._objection = self._listener.transport_opened(self._transport)
         self._listener.connection_opened(self)
         self._listener.wheel.schedule(self, HEAD_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.transport_closed(self._transport)
         self._end()
 
     def _end(self) -> None:
@@ -213,11 +217,18 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade() or self._stage is _CLOSING:
             return
+        if self._objection is not None:
+            raise _Refusal(429, self._objection, "Retry-After: 60\r\n")
         self._stage = _IDLE
         path, _, query = self._url.decode("latin-1").partition("?")
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
         request = Request(self._parser.get_method().decode(), path, query, body, self._headers)
-        self._answer(self._listener.http_api.respond(request), head_only=request.method == "HEAD")
+        response = self._listener.http_api.respond(request)
+        if self._listener.trace is not None:
+            self._listener.trace.request_answered(
+                request.method, path, response.status, response.body
+            )
+        self._answer(response, head_only=request.method == "HEAD")
 
     def _count_unfinished(self, size: int) -> None:
         # A header, or a trailer behind a chunked body, comes to `on_header` only when it has ended.
@@ -249,6 +260,9 @@ class HttpConnection(asyncio.Protocol):
     def _end_with(self, response: Response) -> None:
         """Answer, then close: without losing the answer of a client that is still sending."""
         self._stage = _CLOSING
+        if self._listener.trace is not None:
+            path = self._url.decode("latin-1").partition("?")[0]
+            self._listener.trace.request_answered("-", path, response.status, response.body)
         self._transport.write(self._serialized(response, "Connection: close\r\n"))
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -289,7 +303,7 @@ class HttpConnection(asyncio.Protocol):
         )
         transport, listener = self._transport, self._listener
         protocol = upgrade_to_websocket(
-            listener, transport, path, query, self._headers.get(b"origin")
+            listener, transport, path, query, self._headers.get(b"origin"), self._objection
         )
         self._end()
         if not transport.is_reading():

@@ -8,20 +8,24 @@ are one flush a turn.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from email.utils import formatdate
 from typing import Protocol
 
 from websockets.protocol import Protocol as Framing
 
+from reverb_py.core.apps import App
 from reverb_py.core.hubs import Hubs
+from reverb_py.core.limits import AddressLimits
 from reverb_py.core.timer_wheel import Timed, TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.http_connection import HttpConnection
 
-__all__ = ["Connection", "Listener"]
+__all__ = ["Connection", "ConnectionTrace", "Listener"]
 
 _BACKLOG = 4096
+_RECEIVE_BUFFER_BYTES = 32_768
 
 
 class Connection(Timed, Protocol):
@@ -32,6 +36,18 @@ class Connection(Timed, Protocol):
 
     def abort(self) -> None:
         """Cut the connection off."""
+
+
+class ConnectionTrace(Protocol):
+    """Where refusals, close and control frames and HTTP answers are shown to whoever debugs."""
+
+    def connection_refused(self, path: str, code: int, reason: str) -> None: ...
+
+    def connection_ending(self, app: App, socket_id: str, code: int, reason: str) -> None: ...
+
+    def control_frame(self, app: App, socket_id: str, title: str) -> None: ...
+
+    def request_answered(self, method: str, path: str, status: int, answer: bytes) -> None: ...
 
 
 class Listener:
@@ -52,6 +68,8 @@ class Listener:
         max_request_bytes: int,
         max_buffered_bytes: int,
         clock: Callable[[], float],
+        address_limits: AddressLimits | None = None,
+        trace: ConnectionTrace | None = None,
     ) -> None:
         self.hubs = hubs
         self._clock = clock
@@ -69,6 +87,9 @@ class Listener:
         # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
         self.spare_framings: dict[int, Framing] = {}
         self.call_soon = self._loop.call_soon
+        self._address_limits = address_limits
+        self._addresses: dict[asyncio.Transport, str] = {}
+        self.trace = trace
 
     async def start(self, host: str, port: int) -> int:
         """
@@ -80,6 +101,10 @@ class Listener:
         self._server = await self._loop.create_server(
             lambda: HttpConnection(self), host, port, backlog=_BACKLOG
         )
+        for listening in self._server.sockets:
+            # What one client may have waiting is handled in one go, before anybody's next turn;
+            # accepted connections inherit the bound.
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
         self._advance_wheel()
         listening_port: int = self._server.sockets[0].getsockname()[1]
         return listening_port
@@ -106,6 +131,19 @@ class Listener:
                     connection.abort()
         if self._timer is not None:
             self._timer.cancel()
+
+    def transport_opened(self, transport: asyncio.Transport) -> str | None:
+        """Count a connection against its address's limits; return why it may not stay, or None."""
+        if self._address_limits is None:
+            return None
+        peer = transport.get_extra_info("peername")
+        address = self._addresses[transport] = str(peer[0]) if peer else ""
+        return self._address_limits.admit(address)
+
+    def transport_closed(self, transport: asyncio.Transport) -> None:
+        """Forget a connection that was counted."""
+        if self._address_limits is not None:
+            self._address_limits.release(self._addresses.pop(transport))
 
     def connection_opened(self, connection: Connection) -> None:
         """Take note of a connection; one that was accepted while the server stops goes at once."""

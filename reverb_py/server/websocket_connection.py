@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote
 
-from websockets.frames import BINARY, CONT, TEXT, CloseCode, Frame
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
 from websockets.protocol import OPEN, SEND_EOF, SERVER
 from websockets.protocol import Protocol as Framing
 from websockets.typing import BytesLike
@@ -36,6 +36,7 @@ PONG_SECONDS = 30.0
 
 _SUPPORTED_PROTOCOLS = ("5", "6", "7")
 _CLOSE_FRAME_BYTE = 0x88
+_CONTROL = (PING, PONG, CLOSE)
 
 # A line per closed connection says nothing; what matters is logged where it is decided.
 _framing_log = logging.getLogger("reverb_py.framing")
@@ -49,21 +50,29 @@ class _Refused(Exception):
 
 
 def upgrade_to_websocket(
-    listener: Listener, transport: asyncio.Transport, path: str, query: str, origin: bytes | None
+    listener: Listener,
+    transport: asyncio.Transport,
+    path: str,
+    query: str,
+    origin: bytes | None,
+    objection: str | None,
 ) -> WebSocketConnection:
     """
     Hand over a connection whose 101 answer is written, to a session or to a cheap refusal.
 
-    `origin` is the request's header: where the page that connects came from.
+    `origin` is the request's header: where the page that connects came from. `objection` says why
+    its address may have no further connection.
 
     A refused client gets `pusher:error` and a close frame with the same code, because some clients
     read only the one and some only the other.
     """
     connection = WebSocketConnection(listener, transport)
     try:
+        if objection is not None:
+            raise _Refused(ErrorCode.OVER_CAPACITY, objection)
         hub = _hub_to_join(listener, path, query, origin)
     except _Refused as refusal:
-        connection.refuse(refusal.code, refusal.message)
+        connection.refuse(path, refusal.code, refusal.message)
     else:
         connection.begin(hub)
     return connection
@@ -134,8 +143,10 @@ class WebSocketConnection(asyncio.Protocol):
         self._listener.wheel.schedule(self, hub.app.ping_interval)
         self._session.begin()
 
-    def refuse(self, code: ErrorCode, message: str) -> None:
+    def refuse(self, path: str, code: ErrorCode, message: str) -> None:
         """Say why there will be no session, and close."""
+        if self._listener.trace is not None:
+            self._listener.trace.connection_refused(path, code, message)
         self._transport.write(frames.error(code, message) + frames.close_frame(code, message))
         self._linger()
 
@@ -159,6 +170,8 @@ class WebSocketConnection(asyncio.Protocol):
         unparsed = self._unparsed_bytes + len(data)
         for event in framing.events_received():
             frame = cast(Frame, event)
+            if self._listener.trace is not None and frame.opcode in _CONTROL:
+                self._trace_control_frame(session, f"Received: {frame.opcode.name.lower()}")
             unparsed -= _wire_length(len(frame.data))
             self._frame_received(frame)
             if self._session is None:
@@ -173,6 +186,7 @@ class WebSocketConnection(asyncio.Protocol):
             spare_framings[max_size] = framing
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._listener.transport_closed(self._transport)
         self._listener.connection_closed(self)
         self._end_session()
 
@@ -204,6 +218,7 @@ class WebSocketConnection(asyncio.Protocol):
         elif self._unanswered_pings == 2:
             # Swift and .NET do not react to pusher:ping; every stack answers a control frame.
             session.deliver(frames.WEBSOCKET_PING)
+            self._trace_control_frame(session, "Sent: ping")
         else:
             self._close(ErrorCode.PONG_NOT_RECEIVED, "Pong reply not received in time")
             return
@@ -272,6 +287,11 @@ class WebSocketConnection(asyncio.Protocol):
         for chunk in framing.data_to_send():
             if chunk != SEND_EOF:
                 session.deliver(chunk)
+        sent = framing.close_sent
+        if sent is not None and self._listener.trace is not None:
+            self._listener.trace.connection_ending(
+                session.hub.app, session.socket_id, sent.code, sent.reason
+            )
         if framing.state is not OPEN:
             self._end_session()
             if framing.close_rcvd is not None:
@@ -280,7 +300,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """Close for a reason that is WebSocket's, not Pusher's."""
-        self._deliver_pending()
+        self._deliver_pending(code, reason)
         self._transport.write(frames.close_frame(code, reason))
         self._end_session()
         self._linger()
@@ -289,15 +309,23 @@ class WebSocketConnection(asyncio.Protocol):
         """Close for a reason that is Pusher's: a message and a close frame with the same code."""
         if self._session is None:
             return
-        self._deliver_pending()
+        self._deliver_pending(code, reason)
         self._transport.write(frames.error(code, reason) + frames.close_frame(code, reason))
         self._end_session()
         self._linger()
 
-    def _deliver_pending(self) -> None:
+    def _deliver_pending(self, code: int, reason: str) -> None:
         # Nothing may follow a close frame, so what waits for the end of the tick goes first.
-        if self._session is not None:
-            self._session.hub.delivery.flush()
+        session, trace = self._session, self._listener.trace
+        if session is not None:
+            session.hub.delivery.flush()
+            if trace is not None:
+                trace.connection_ending(session.hub.app, session.socket_id, code, reason)
+
+    def _trace_control_frame(self, session: Session, title: str) -> None:
+        trace = self._listener.trace
+        if trace is not None:
+            trace.control_frame(session.hub.app, session.socket_id, title)
 
     def _end_session(self) -> None:
         session = self._session

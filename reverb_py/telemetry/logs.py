@@ -27,12 +27,18 @@ _SIGNATURE = re.compile(r"\b[0-9a-f]{64}\b")
 
 def configure_logs(*, debug: bool) -> None:
     """Send log lines to standard error, one a line, in colour where that is a terminal."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=30),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=30,
+                sort_keys=False,
+                # Not with the values of variables, which hold secrets and messages.
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(
             logging.DEBUG if debug else logging.INFO
@@ -62,6 +68,22 @@ class DebugTrace:
         self._log.debug("Message Sent", app=app.id, socket=socket_id)
         self._show(_payload(frame))
 
+    def connection_refused(self, path: str, code: int, reason: str) -> None:
+        self._log.debug("Connection Refused", path=path, code=int(code), reason=reason)
+
+    def connection_ending(self, app: App, socket_id: str, code: int, reason: str) -> None:
+        self._log.debug(
+            "Close Frame Sent", app=app.id, socket=socket_id, code=int(code), reason=reason
+        )
+
+    def control_frame(self, app: App, socket_id: str, title: str) -> None:
+        self._log.debug(f"Control Frame {title}", app=app.id, socket=socket_id)
+
+    def request_answered(self, method: str, path: str, status: int, answer: bytes) -> None:
+        self._log.debug("Request Answered", method=method, path=path, status=status)
+        if status >= 400:
+            self._show(answer)
+
     def broadcasting(self, app: App, channel: str, frame: bytes, subscribers: int) -> None:
         self._log.debug("Broadcasting To", app=app.id, channel=channel, subscribers=subscribers)
         self._show(_payload(frame))
@@ -86,7 +108,8 @@ def readable(payload: bytes) -> str:
         text = orjson.dumps(message, option=orjson.OPT_INDENT_2).decode()
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         # orjson reads deeper nesting than it writes.
-        text = payload.decode(errors="replace")
+        # A line end of the client's could look like a log line of ours.
+        text = payload.decode(errors="replace").replace("\n", "\\n")
     text = _SIGNATURE.sub("********", text)
     if len(text) > _MAX_SHOWN:
         text = f"{text[:_MAX_SHOWN]}… ({len(text)} characters)"

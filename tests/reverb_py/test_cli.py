@@ -76,7 +76,7 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Server]:
     process = await process_of("--host", "127.0.0.1", "--port", "0", *arguments, **environment)
     try:
         server = Server(process)
-        server.port = int((await server.said(r"Starting server .*port=(\d+)"))[1])
+        server.port = int((await server.said(r"Listening .*url=http://127\.0\.0\.1:(\d+)"))[1])
         yield server
     finally:
         if process.returncode is None:
@@ -117,7 +117,7 @@ async def test_a_signal_stops_the_server_with_its_clients_told(number: signal.Si
     assert code == 0
     assert "Traceback" not in said
     [starting, stopping, stopped] = said.splitlines()
-    assert re.search(r"\[info +\] Starting server +host=127\.0\.0\.1 path=/ port=\d+$", starting)
+    assert re.search(r"\[info +\] Listening +url=http://127\.0\.0\.1:\d+$", starting)
     assert "Stopping: connections are closed with 4200" in stopping
     assert re.search(r"\[info +\] Stopped$", stopped)
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from reverb_py.core.apps import App, ClientEventsFrom, RateLimit
+from reverb_py.core.apps import App, ClientEventsFrom, RateLimit, Webhook
 from reverb_py.settings import Settings, WrongSetting, load_environment
+from reverb_py.webhooks.payload import KINDS
 
 SECRET = "p7ZkqT2mVx9sLw4RbN8c"
+_NAME_RULE = "be printable ASCII without spaces, slashes and colons"
 APP = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "my-key", "REVERB_APP_SECRET": SECRET}
 
 LARAVEL_ENV = """\
@@ -82,6 +84,8 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "path_prefix": "",
         "max_request_bytes": 262_144,
         "max_buffered_bytes": 1_048_576,
+        "max_connections_per_address": 0,
+        "connects_per_minute_per_address": 0,
         "shutdown_seconds": 5.0,
     }
     assert list(settings.apps) == [
@@ -221,7 +225,7 @@ def test_a_wrong_value_is_refused_with_one_line_that_names_it(
 
 def test_only_known_sources_of_client_events_are_accepted() -> None:
     assert refusal({**APP, "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM": "everybody"}) == (
-        "REVERB_APP_*: accept_client_events_from must be members, all, none, not 'everybody'"
+        "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM must be members, all, none, not 'everybody'"
     )
 
 
@@ -251,24 +255,34 @@ def test_an_app_needs_all_of_its_three_names(given: tuple[str, ...], missing: st
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"REVERB_APP_ID": "a/b"}, "id and key can't contain a slash"),
-        ({"REVERB_APP_KEY": "a/b"}, "id and key can't contain a slash"),
-        ({"REVERB_APP_KEY": "a:b"}, "the key can't contain a colon"),
+        ({"REVERB_APP_ID": "a/b"}, f"REVERB_APP_ID must {_NAME_RULE}"),
+        ({"REVERB_APP_KEY": "a/b"}, f"REVERB_APP_KEY must {_NAME_RULE}"),
+        ({"REVERB_APP_KEY": "a:b"}, f"REVERB_APP_KEY must {_NAME_RULE}"),
+        ({"REVERB_APP_KEY": "a b"}, f"REVERB_APP_KEY must {_NAME_RULE}"),
+        ({"REVERB_APP_KEY": "schlüssel"}, f"REVERB_APP_KEY must {_NAME_RULE}"),
         (
             {"REVERB_APP_SECRET": f"{SECRET}\r"},
-            "id, key and secret can't contain line ends or other invisible characters",
+            "REVERB_APP_SECRET must be text on one line, not empty",
         ),
         (
             # What the environment makes of a byte that is not UTF-8.
             {"REVERB_APP_SECRET": f"{SECRET}\udcff"},
-            "id, key and secret can't contain line ends or other invisible characters",
+            "REVERB_APP_SECRET must be text on one line, not empty",
+        ),
+        (
+            {"REVERB_APP_WEBHOOK_URL": "ftp://example.com"},
+            "REVERB_APP_WEBHOOK_URL: a webhook's url must begin with http:// or https://, not ftp",
+        ),
+        (
+            {"REVERB_SERVER_HOST": "a b"},
+            "REVERB_SERVER_HOST must be an address or a host name, not 'a b'",
         ),
     ],
 )
 def test_an_app_that_clients_could_not_name_or_sign_for_is_refused(
     fields: dict[str, str], problem: str
 ) -> None:
-    assert refusal({**APP, **fields}) == f"REVERB_APP_*: {problem}"
+    assert refusal({**APP, **fields}) == problem
 
 
 def test_the_command_line_overrules_the_environment() -> None:
@@ -281,7 +295,8 @@ def test_the_command_line_overrules_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["secret", "SECRET", "reverb", "your-app-secret", "x", "0123456789abcde"]
+    "secret",
+    ["secret", "reverb", "0123456789abcde", "abababababababababab", "7ad3773142a6692b25b8"],
 )
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", "localhost.x"])
 def test_a_weak_secret_is_refused_where_others_can_reach_it(secret: str, host: str) -> None:
@@ -323,6 +338,18 @@ ping_interval = 25
 activity_timeout = 10
 max_connections = 100
 max_message_size = 20000
+previous_secrets = ["the-one-before-this-one"]
+enabled = false
+allowed_origins = ["shop.example.com", "*.example.org"]
+max_channels_per_connection = 0
+publishes_per_second = 100
+reads_per_second = 0
+max_presence_members = 500
+max_presence_member_size = 1024
+cache_seconds = 60
+subscription_counts = true
+authorization_seconds = 30
+webhook_batch_seconds = 0.05
 max_event_data_size = 30000
 accept_client_events_from = "all"
 client_events_per_second = 50
@@ -332,6 +359,16 @@ enabled = true
 max_attempts = 7
 decay_seconds = 1.5
 terminate_on_limit = true
+
+[[apps.webhooks]]
+url = "https://example.com/hook"
+events = ["channel_occupied", "channel_vacated"]
+channel_prefixes = ["room-"]
+channel_suffixes = ["-eu"]
+headers = {{ Authorization = "Bearer x" }}
+
+[[apps.webhooks]]
+url = "http://127.0.0.1:9000/all"
 
 [[apps]]
 id = "1002"
@@ -350,6 +387,28 @@ FIRST = App(
     client_events_from=ClientEventsFrom.ALL,
     client_events_per_second=50,
     rate_limit=RateLimit(max_attempts=7, decay_seconds=1.5, terminate=True),
+    previous_secrets=("the-one-before-this-one",),
+    enabled=False,
+    allowed_origins=("shop.example.com", "*.example.org"),
+    max_channels_per_connection=None,
+    publishes_per_second=100,
+    reads_per_second=None,
+    max_presence_members=500,
+    max_presence_member_bytes=1_024,
+    last_event_seconds=60.0,
+    subscription_counts=True,
+    authorization_seconds=30.0,
+    webhooks=(
+        Webhook(
+            url="https://example.com/hook",
+            kinds=frozenset({"channel_occupied", "channel_vacated"}),
+            prefixes=("room-",),
+            suffixes=("-eu",),
+            headers=(("Authorization", "Bearer x"),),
+        ),
+        Webhook(url="http://127.0.0.1:9000/all", kinds=KINDS),
+    ),
+    webhook_batch_seconds=0.05,
 )
 SECOND = App(id="1002", key="second", secret=f"{SECRET}-2")
 
@@ -395,8 +454,8 @@ def test_half_an_app_beside_a_file_is_refused(tmp_path: Path) -> None:
         ({"id": "1"}, "Object missing required field `key` - at `$.apps[0]`"),
         ({"id": 1}, "Expected `str`, got `int` - at `$.apps[0].id`"),
         (
-            {"id": "1", "key": "k", "secret": SECRET, "allowed_origins": ["*"]},
-            "Object contains unknown field `allowed_origins` - at `$.apps[0]`",
+            {"id": "1", "key": "k", "secret": SECRET, "allowed_origin": "*"},
+            "Object contains unknown field `allowed_origin` - at `$.apps[0]`",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "rate_limiting": {"enable": True}},
@@ -404,43 +463,43 @@ def test_half_an_app_beside_a_file_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"id": "", "key": "k", "secret": SECRET},
-            "apps[0]: id, key and secret can't be empty",
+            f"apps[0].id must {_NAME_RULE}",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "ping_interval": 0},
-            "apps[0]: ping_interval must be 1 to 86400 seconds",
+            "apps[0].ping_interval must be 1 to 86400, not 0",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "activity_timeout": 0},
-            "apps[0]: activity_timeout must be 1 to 86400 seconds",
+            "apps[0].activity_timeout must be 1 to 86400, not 0",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "max_connections": -1},
-            "apps[0]: max_connections can't be negative",
+            "apps[0].max_connections must be 0 to 1073741824, not -1",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "max_message_size": 1},
-            "apps[0]: max_message_size must be 256 to 1073741824 bytes",
+            "apps[0].max_message_size must be 256 to 1073741824, not 1",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "max_event_data_size": 0},
-            "apps[0]: max_event_data_size must be 1 to 1073741824 bytes",
+            "apps[0].max_event_data_size must be 1 to 1073741824, not 0",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "client_events_per_second": -1},
-            "apps[0]: client_events_per_second can't be negative (0 means any number)",
+            "apps[0].client_events_per_second must be 0 to 1073741824, not -1",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "accept_client_events_from": "me"},
-            "apps[0]: accept_client_events_from must be members, all, none, not 'me'",
+            "apps[0].accept_client_events_from must be members, all, none, not 'me'",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "rate_limiting": {"max_attempts": 0}},
-            "apps[0]: rate limiting needs max_attempts of 1 or more",
+            "apps[0].rate_limiting.max_attempts must be 1 to 1073741824, not 0",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "rate_limiting": {"decay_seconds": 0}},
-            "apps[0]: rate limiting needs decay_seconds above 0",
+            "apps[0].rate_limiting.decay_seconds must be 0.001 to 86400, not 0",
         ),
     ],
 )

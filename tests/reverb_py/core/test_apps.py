@@ -28,6 +28,9 @@ def test_apps_keep_their_order() -> None:
         (("a.example", "b.example"), "http://b.example", True),
         (("shop.example.com",), "null", False),
         (("shop.example.com",), "", False),
+        (("shop.example.com",), "https://[", False),
+        (("shop.example.com",), "https://shop.example.com]", False),
+        (("*",), "https://[", True),
         ((), "https://shop.example.com", False),
     ],
 )

@@ -82,7 +82,7 @@ def test_what_is_long_is_cut() -> None:
         (b"\x7f\x00\r\t", "\\x7f\\x00\\r\\t"),
         ("\u202egnp.exe".encode(), "\\u202egnp.exe"),
         ("grüße 😀".encode(), "grüße 😀"),
-        (b"two\nlines", "two\nlines"),
+        (b"two\nlines", "two\\nlines"),
         (b"\xff\xfe", "\ufffd\ufffd"),
         (b"", ""),
         ('{"event":"\u009b2J"}'.encode(), '{\n  "event": "\\x9b2J"\n}'),

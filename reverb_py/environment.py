@@ -1,0 +1,101 @@
+"""
+Reading the environment and `.env`: one variable at a time, which is named when it is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+__all__ = ["Reader", "WrongSetting", "load_environment"]
+
+_UNSET = frozenset({"", "null", "(null)", "empty", "(empty)"})
+_SWITCH = dict.fromkeys(("1", "true", "(true)", "yes", "on"), True)
+_SWITCH |= dict.fromkeys(("0", "false", "(false)", "no", "off"), False)
+
+
+class WrongSetting(Exception):
+    """A setting that can't be used; the text is one line that says which and why."""
+
+
+def load_environment(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """
+    Return the environment over the folder's `.env` file, if it has one.
+
+    `.env` is read as Laravel reads it, quotes and `${OTHER}` included. A value that is empty or
+    `null` counts as not set.
+
+    Raises:
+        WrongSetting: `.env` can't be read, or is not UTF-8.
+    """
+    file = folder / ".env"
+    try:
+        from_file = dotenv_values(file, encoding="utf-8-sig")
+    except OSError as exc:
+        raise WrongSetting(f"{file}: {exc.strerror or exc}") from None
+    except UnicodeDecodeError as exc:
+        raise WrongSetting(f"{file} must be UTF-8: {exc.reason} at byte {exc.start}") from None
+    merged = {name: value for name, value in from_file.items() if value is not None}
+    merged.update(environment)
+    return {name: value for name, value in merged.items() if value.lower() not in _UNSET}
+
+
+class Reader:
+    """Variables by name, each as the type that is asked for; None when it is not set."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    def text(self, name: str) -> str | None:
+        """Return the variable as it is."""
+        return self._environment.get(name)
+
+    def words(self, name: str) -> list[str] | None:
+        """Return the parts of a list with commas."""
+        text = self._environment.get(name)
+        if text is None:
+            return None
+        return [word.strip() for word in text.split(",") if word.strip()]
+
+    def whole(self, name: str) -> int | None:
+        """Return a whole number, or raise WrongSetting."""
+        text = self._environment.get(name)
+        if text is None:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise WrongSetting(f"{name} must be a whole number, not {text!r}") from None
+
+    def number(self, name: str) -> float | None:
+        """Return a number, or raise WrongSetting."""
+        text = self._environment.get(name)
+        if text is None:
+            return None
+        try:
+            return float(text)
+        except ValueError:
+            raise WrongSetting(f"{name} must be a number, not {text!r}") from None
+
+    def switch(self, name: str) -> bool | None:
+        """Return true or false, or raise WrongSetting."""
+        text = self._environment.get(name)
+        if text is None:
+            return None
+        if text.lower() not in _SWITCH:
+            raise WrongSetting(f"{name} must be true or false, not {text!r}")
+        return _SWITCH[text.lower()]
+
+
+def within(name: str, value: float, lowest: float, highest: float) -> None:
+    """
+    Hold a number against its bounds.
+
+    Raises:
+        WrongSetting: It is outside of them, or not a number at all.
+    """
+    if not lowest <= value <= highest:
+        bounds = f"{lowest:.12g} to {highest:.12g}"
+        raise WrongSetting(f"{name} must be {bounds}, not {value:.12g}")

@@ -1,0 +1,83 @@
+"""
+Departures that may be undone: pure.
+
+Whoever reloads a page leaves and is back a second later. Hosted Pusher therefore holds
+`channel_vacated` and `member_removed` for three seconds, and when the channel or the user comes
+back in time, neither the departure nor the return is told.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+__all__ = ["Departure", "Holding"]
+
+
+class Departure(NamedTuple):
+    """A user's leaving of a presence channel, or everybody's leaving of a channel."""
+
+    channel: str
+    user_id: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """The event that tells it."""
+        return "channel_vacated" if self.user_id is None else "member_removed"
+
+    @property
+    def kind_of_return(self) -> str:
+        """The event that tells its opposite."""
+        return "channel_occupied" if self.user_id is None else "member_added"
+
+
+class Holding:
+    """
+    The departures of one app that may still be undone, oldest first.
+
+    Each is held for `seconds`; there are `most` at once. It has no clock: each call says what time
+    it is, in seconds that never go backwards.
+    """
+
+    __slots__ = ("_held", "_most", "_seconds")
+
+    def __init__(self, seconds: float, most: int) -> None:
+        self._seconds = seconds
+        self._most = most
+        self._held: dict[Departure, float] = {}
+
+    def hold(self, departure: Departure, now: float) -> Departure | None:
+        """Hold one more; return the oldest, no longer held, if that makes too many."""
+        # A repetition goes to the end: the order of the table is the order of becoming due.
+        self._held.pop(departure, None)
+        self._held[departure] = now + self._seconds
+        if len(self._held) <= self._most:
+            return None
+        oldest = next(iter(self._held))
+        del self._held[oldest]
+        return oldest
+
+    def undo(self, departure: Departure) -> bool:
+        """Forget a departure; return False if it was not held, so that the return is news."""
+        return self._held.pop(departure, None) is not None
+
+    def due(self, now: float) -> list[Departure]:
+        """Return what has been held long enough, in order, and hold it no longer."""
+        result = []
+        for departure, until in self._held.items():
+            if until > now:
+                break
+            result.append(departure)
+        for departure in result:
+            del self._held[departure]
+        return result
+
+    def release(self) -> list[Departure]:
+        """Return everything that is held, in order, and hold it no longer."""
+        result = list(self._held)
+        self._held.clear()
+        return result
+
+    @property
+    def next_due(self) -> float | None:
+        """When the oldest becomes due; None when nothing is held."""
+        return next(iter(self._held.values()), None)
