@@ -147,6 +147,59 @@ async def test_debug_shows_every_message_and_no_secret_and_no_signature() -> Non
     assert auth.partition(":")[2] not in said
 
 
+async def test_debug_shows_refusals_closes_control_frames_and_answers() -> None:
+    async with started("--debug", **APP) as server:
+        async with connect(f"ws://127.0.0.1:{server.port}/app/other-key") as refused:
+            await refused.wait_closed()
+        async with connect(f"ws://127.0.0.1:{server.port}/app/my-key") as client:
+            await client.recv()
+            await (await client.ping())
+            await client.send(b"binary")
+            await client.wait_closed()
+        url = f"http://127.0.0.1:{server.port}/apps/1001/events?auth_signature={'a' * 64}"
+        async with aiohttp.ClientSession() as session, session.post(url) as response:
+            assert response.status == 401
+        _, said = await server.stopped_by(signal.SIGTERM)
+
+    for line in (
+        "Connection Refused +path=/app/other-key code=4001 "
+        "reason='Application does not exist: check the app key'",
+        r"Control Frame Received: ping +app=1001 socket=\d+\.\d+",
+        r"Close Frame Sent +app=1001 socket=\d+\.\d+ code=1003 "
+        "reason='Binary frames are not part of the protocol'",
+        "Request Answered +method=POST path=/apps/1001/events status=401",
+        "auth_key is not the key of this application",
+    ):
+        assert re.search(line, said), line
+    assert "a" * 64 not in said
+
+
+async def test_hanging_up_a_service_reloads_its_apps_and_keeps_its_connections(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "apps.json"
+    kept = {"id": "1", "key": "kept", "secret": SECRET}
+    file.write_text(json.dumps({"apps": [kept, {"id": "2", "key": "gone", "secret": SECRET}]}))
+    async with started(REVERB_APPS_FILE=str(file)) as server:
+        url = f"ws://127.0.0.1:{server.port}/app"
+        async with connect(f"{url}/kept") as stays, connect(f"{url}/gone") as goes:
+            await stays.recv()
+            await goes.recv()
+            file.write_text("not JSON")
+            server.process.send_signal(signal.SIGHUP)
+            await server.said("The apps were not reloaded .*REVERB_APPS_FILE")
+
+            file.write_text(json.dumps({"apps": [{**kept, "enabled": True}]}))
+            server.process.send_signal(signal.SIGHUP)
+            await server.said(r"Reloaded the apps +apps=\['1'\]")
+
+            await goes.wait_closed()
+            assert goes.close_code == 4001
+            await stays.send('{"event":"pusher:ping"}')
+            assert await stays.recv(decode=True) == '{"event":"pusher:pong","data":"{}"}'
+        assert (await server.stopped_by(signal.SIGTERM))[0] == 0
+
+
 async def test_the_env_file_of_the_folder_is_read(tmp_path: Path) -> None:
     lines = [f'{name}="{value}"' for name, value in APP.items()]
     (tmp_path / ".env").write_text("\n".join(lines))

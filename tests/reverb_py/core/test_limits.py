@@ -1,9 +1,10 @@
-"""The token bucket."""
+"""How often somebody may do something, and how many of one address at a time."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverb_py.core.limits import TokenBucket
+from reverb_py.core.limits import AddressLimits, TokenBucket
+from tests.support.sessions import FakeClock
 
 
 def test_a_fresh_bucket_is_full() -> None:
@@ -61,3 +62,53 @@ def test_no_stretch_of_time_allows_more_than_its_share(
     for first, start in enumerate(taken):
         for last in range(first, len(taken)):
             assert last - first + 1 <= capacity + (taken[last] - start) * rate
+
+
+def test_an_address_may_have_so_many_connections_at_a_time() -> None:
+    limits = AddressLimits(2, 0, FakeClock())
+
+    assert [limits.admit("192.0.2.1") for _ in range(3)] == [
+        None,
+        None,
+        "More than 2 connections from one address",
+    ]
+    assert limits.admit("192.0.2.2") is None
+    # The refused one counts until it is gone, too.
+    limits.release("192.0.2.1")
+    assert limits.admit("192.0.2.1") is not None
+    limits.release("192.0.2.1")
+    limits.release("192.0.2.1")
+    assert limits.admit("192.0.2.1") is None
+
+
+def test_an_address_may_open_so_many_connections_in_a_minute() -> None:
+    clock = FakeClock()
+    limits = AddressLimits(0, 3, clock)
+
+    def connect_and_go() -> str | None:
+        objection = limits.admit("192.0.2.1")
+        limits.release("192.0.2.1")
+        return objection
+
+    objection = "More than 3 new connections in a minute from one address"
+    assert [connect_and_go() for _ in range(5)] == [None, None, None, objection, objection]
+    clock.now += 20
+    assert [connect_and_go() for _ in range(2)] == [None, objection]
+    clock.now += 61
+    assert [connect_and_go() for _ in range(4)] == [None, None, None, objection]
+
+
+def test_addresses_that_have_gone_are_forgotten() -> None:
+    clock = FakeClock()
+    limits = AddressLimits(5, 5, clock)
+    for number in range(1_000):
+        limits.admit(f"address {number}")
+        limits.release(f"address {number}")
+
+    for _ in range(2):
+        clock.now += 61
+        limits.admit("192.0.2.1")
+        limits.release("192.0.2.1")
+
+    assert limits._connections == {}
+    assert set(limits._buckets) | set(limits._last_buckets) == {"192.0.2.1"}

@@ -426,23 +426,11 @@ def test_a_room_may_have_no_limit() -> None:
 # Terminating a user.
 
 
-def ending_when_closed(session: RecordingSession) -> RecordingSession:
-    """Have a session leave when it is closed, as its connection makes it."""
-
-    def close(code: ErrorCode, reason: str) -> None:
-        session.closed.append((code, reason))
-        session.end()
-
-    session.close = close
-    return session
-
-
 def test_terminating_a_user_closes_its_connections_in_every_room() -> None:
     house = House()
-    mine = [
-        ending_when_closed(house.member('{"user_id":"7"}', channel))
-        for channel in (ROOM, ROOM, "presence-other")
-    ]
+    mine = [house.member('{"user_id":"7"}', channel) for channel in (ROOM, ROOM, "presence-other")]
+    for session in mine:
+        session.end_when_closed()
     house.joined(mine[0], '{"user_id":"7"}', "presence-other")
     other = house.member('{"user_id":"8"}')
     other.writes.clear()
