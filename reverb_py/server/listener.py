@@ -25,7 +25,7 @@ from reverb_py.server.http_connection import HttpConnection
 __all__ = ["Connection", "ConnectionTrace", "Listener"]
 
 _BACKLOG = 4096
-_RECEIVE_BUFFER_BYTES = 32_768
+_RECEIVE_BUFFER_BYTES = 16_384
 
 
 class Connection(Timed, Protocol):

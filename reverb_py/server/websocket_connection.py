@@ -183,7 +183,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._unparsed_bytes = unparsed
         if unparsed == 0 and framing.current_size is None:
             self._framing = None
-            spare_framings[max_size] = framing
+            if framing.max_message_size == max_size:
+                spare_framings[max_size] = framing
+            else:
+                # It was made before the app's limit changed, and must not outlive its message.
+                framing.parser.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.transport_closed(self._transport)

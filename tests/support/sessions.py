@@ -83,6 +83,15 @@ class RecordingSession(Session):
         session.writes.clear()
         return session
 
+    def end_when_closed(self) -> None:
+        """From now on, leave when closed, as a connection has its session do."""
+
+        def close(code: ErrorCode, reason: str) -> None:
+            self.closed.append((code, reason))
+            self.end()
+
+        self.close = close
+
     def texts(self) -> list[str]:
         """Return the messages written so far and forget them."""
         written = b"".join(self.writes)

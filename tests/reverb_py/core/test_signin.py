@@ -13,7 +13,10 @@ from reverb_py.protocol import signing
 from reverb_py.protocol.errors import ErrorCode
 from tests.support.sessions import APP, RecordingSession, ScriptedRandom, Turns, hub_of
 
-SUCCESS_OF_7 = '{"event":"pusher:signin_success","data":"{\\"user_data\\":\\"{\\\\\\"id\\\\\\":\\\\\\"7\\\\\\"}\\"}"}'
+SUCCESS_OF_7 = (
+    '{"event":"pusher:signin_success",'
+    '"data":"{\\"user_data\\":\\"{\\\\\\"id\\\\\\":\\\\\\"7\\\\\\"}\\"}"}'
+)
 TERMINATED = (ErrorCode.UNAUTHORIZED, "Connection terminated by the application")
 TOO_LATE = (ErrorCode.UNAUTHORIZED, "Sign in or join a private or presence channel in time")
 

@@ -182,3 +182,80 @@ def test_frames_written_together_are_read_apart(payloads: list[bytes]) -> None:
     joined = b"".join(frames.text_frame(payload) for payload in payloads)
 
     assert [bytes(frame.data) for frame in parsed(joined)] == payloads
+
+
+@pytest.mark.parametrize(
+    ("user_id", "info", "data"),
+    [
+        ("9", b'{"name":"Bo"}', '{\\"user_id\\":\\"9\\",\\"user_info\\":{\\"name\\":\\"Bo\\"}}'),
+        ("9", b"null", '{\\"user_id\\":\\"9\\",\\"user_info\\":null}'),
+        (
+            'a"b',
+            '"Ł\\n"'.encode(),
+            '{\\"user_id\\":\\"a\\\\\\"b\\",\\"user_info\\":\\"Ł\\\\n\\"}',
+        ),
+    ],
+)
+def test_a_new_member_is_announced_with_id_and_info(user_id: str, info: bytes, data: str) -> None:
+    assert texts_in(frames.member_added("presence-room", user_id, info)) == [
+        f'{{"event":"pusher_internal:member_added","channel":"presence-room","data":"{data}"}}'
+    ]
+
+
+def test_a_member_who_left_is_announced_with_the_id_alone() -> None:
+    assert texts_in(frames.member_removed("presence-room", "9")) == [
+        '{"event":"pusher_internal:member_removed","channel":"presence-room",'
+        '"data":"{\\"user_id\\":\\"9\\"}"}'
+    ]
+
+
+def test_a_count_is_a_number_in_an_object_in_a_string() -> None:
+    assert texts_in(frames.subscription_count("orders", 3)) == [
+        '{"event":"pusher_internal:subscription_count","channel":"orders",'
+        '"data":"{\\"subscription_count\\":3}"}'
+    ]
+
+
+def test_a_cache_miss_names_its_channel_and_has_no_data() -> None:
+    assert texts_in(frames.cache_miss("cache-prices")) == [
+        '{"event":"pusher:cache_miss","channel":"cache-prices"}'
+    ]
+
+
+def test_a_signin_succeeds_with_the_very_string_that_was_signed() -> None:
+    [text] = texts_in(frames.signin_success('{"id": "7"}'))
+
+    assert text == (
+        '{"event":"pusher:signin_success",'
+        '"data":"{\\"user_data\\":\\"{\\\\\\"id\\\\\\": \\\\\\"7\\\\\\"}\\"}"}'
+    )
+    assert json.loads(json.loads(text)["data"]) == {"user_data": '{"id": "7"}'}
+
+
+@pytest.mark.parametrize(
+    ("online", "offline", "events"),
+    [
+        (
+            ["9"],
+            ["12", "13"],
+            '{\\"name\\":\\"online\\",\\"user_ids\\":[\\"9\\"]},'
+            '{\\"name\\":\\"offline\\",\\"user_ids\\":[\\"12\\",\\"13\\"]}',
+        ),
+        (["9"], [], '{\\"name\\":\\"online\\",\\"user_ids\\":[\\"9\\"]}'),
+        ([], ["9"], '{\\"name\\":\\"offline\\",\\"user_ids\\":[\\"9\\"]}'),
+        ([], [], ""),
+    ],
+)
+def test_watchers_are_told_lists_of_who_is_on_and_who_is_off(
+    online: list[str], offline: list[str], events: str
+) -> None:
+    assert texts_in(frames.watchlist_events(online, offline)) == [
+        f'{{"event":"pusher_internal:watchlist_events","data":"{{\\"events\\":[{events}]}}"}}'
+    ]
+
+
+@given(st.text(), st.none() | st.integers() | st.text() | st.lists(st.text()))
+def test_whoever_joins_is_announced_in_json_that_reads_back(user_id: str, info: object) -> None:
+    [text] = texts_in(frames.member_added("presence-room", user_id, json.dumps(info).encode()))
+
+    assert json.loads(json.loads(text)["data"]) == {"user_id": user_id, "user_info": info}

@@ -7,11 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reverb_py.protocol.messages import (
+    MAX_USER_ID_LENGTH,
     MalformedMessage,
+    MemberData,
+    SigninData,
     SubscribeData,
     UnsubscribeData,
+    UserData,
     decode_data,
+    decode_member,
     decode_message,
+    decode_user,
 )
 
 _JSON = st.recursive(
@@ -182,3 +188,143 @@ def test_missing_data_is_refused_with_words_to_act_on() -> None:
         decode_data(message, UnsubscribeData)
 
     assert str(refusal.value) == "Invalid pusher:unsubscribe: `data` is missing"
+
+
+def test_a_signin_carries_its_signature_and_its_user_unparsed() -> None:
+    user_data = '{"id": "7"}'
+    data = json.dumps({"auth": "KEY:HEX", "user_data": user_data})
+
+    for spelling in (data, json.dumps(data)):
+        message = decode_message(f'{{"event":"pusher:signin","data":{spelling}}}')
+        assert decode_data(message, SigninData) == SigninData("KEY:HEX", user_data)
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        ("null", "Expected `object`, got `null`"),
+        ('{"auth":"a"}', "Object missing required field `user_data`"),
+        ('{"user_data":"{}"}', "Object missing required field `auth`"),
+        ('{"auth":null,"user_data":"{}"}', "Expected `str`, got `null` - at `$.auth`"),
+        (
+            '{"auth":"a","user_data":{"id":"7"}}',
+            "Expected `str`, got `object` - at `$.user_data`",
+        ),
+    ],
+)
+def test_a_signin_of_another_shape_is_refused(data: str, complaint: str) -> None:
+    message = decode_message(f'{{"event":"pusher:signin","data":{data}}}')
+
+    with pytest.raises(MalformedMessage) as refusal:
+        decode_data(message, SigninData)
+
+    assert str(refusal.value) == f"Invalid pusher:signin: {complaint} in `data`"
+
+
+@pytest.mark.parametrize(
+    ("channel_data", "user_id", "info"),
+    [
+        ('{"user_id":"7"}', "7", b"null"),
+        ('{"user_id":7}', "7", b"null"),
+        ('{"user_id":-0}', "0", b"null"),
+        ('{"user_id":123456789012345678901234567890}', "123456789012345678901234567890", b"null"),
+        ('{"user_id":"007"}', "007", b"null"),
+        ('{"user_id":"7","user_info":null}', "7", b"null"),
+        ('{"user_id":"7","user_info": { "name" : "\\u0141" } }', "7", b'{ "name" : "\\u0141" }'),
+        ('{"more":[{}],"user_info":[1,2],"user_id":"\\u0141"}', "Ł", b"[1,2]"),
+        (f'{{"user_id":"{"ł" * MAX_USER_ID_LENGTH}"}}', "ł" * 128, b"null"),
+    ],
+)
+def test_a_member_has_a_string_for_an_id_and_its_info_as_it_was_written(
+    channel_data: str, user_id: str, info: bytes
+) -> None:
+    member = decode_member(channel_data)
+
+    assert (member.id, bytes(member.user_info)) == (user_id, info)
+
+
+@pytest.mark.parametrize(
+    ("channel_data", "complaint"),
+    [
+        ("", "Input data was truncated"),
+        ("null", "Expected `object`, got `null`"),
+        ("[]", "Expected `object`, got `array`"),
+        ('"7"', "Expected `object`, got `str`"),
+        ("{}", "Object missing required field `user_id`"),
+        ('{"id":"7"}', "Object missing required field `user_id`"),
+        ('{"user_id":null}', "Expected `int | str`, got `null` - at `$.user_id`"),
+        ('{"user_id":true}', "Expected `int | str`, got `bool` - at `$.user_id`"),
+        ('{"user_id":7.5}', "Expected `int | str`, got `float` - at `$.user_id`"),
+        ('{"user_id":{}}', "Expected `int | str`, got `object` - at `$.user_id`"),
+        ('{"user_id":""}', "`user_id` must have 1 to 128 characters"),
+        (f'{{"user_id":"{"x" * 129}"}}', "`user_id` must have 1 to 128 characters"),
+        (f'{{"user_id":{"7" * 129}}}', "`user_id` must have 1 to 128 characters"),
+        (f'{{"user_id":{"7" * 5_000}}}', "Integer value out of range - at `$.user_id`"),
+        ('{"user_id":"7"} x', "JSON is malformed: trailing characters (byte 17)"),
+        ('{"user_id":"\\ud800"}', "Input data was truncated"),
+        pytest.param(
+            '{"user_id":"7","user_info":' + "[" * 100_000 + "]" * 100_000 + "}",
+            "it is nested too deeply",
+            id="deep",
+        ),
+    ],
+)
+def test_what_is_no_member_is_refused_with_words_to_act_on(
+    channel_data: str, complaint: str
+) -> None:
+    with pytest.raises(MalformedMessage) as refusal:
+        decode_member(channel_data)
+
+    assert str(refusal.value) == f"Invalid channel_data: {complaint}"
+
+
+def test_a_user_has_an_id_and_may_have_info_and_a_watchlist() -> None:
+    user = decode_user('{"id":"7","user_info":{ "name":"Ada" },"watchlist":["9",12],"more":1}')
+
+    assert (user.id, bytes(user.user_info), user.watchlist) == ("7", b'{ "name":"Ada" }', ["9", 12])
+    assert decode_user('{"id":7}') == UserData(7)
+    assert decode_user('{"id":7}').watchlist == []
+
+
+@pytest.mark.parametrize(
+    ("user_data", "complaint"),
+    [
+        ("", "Input data was truncated"),
+        ("[]", "Expected `object`, got `array`"),
+        ('{"user_id":"7"}', "Object missing required field `id`"),
+        ('{"id":null}', "Expected `int | str`, got `null` - at `$.id`"),
+        ('{"id":""}', "`id` must have 1 to 128 characters"),
+        (f'{{"id":"{"x" * 129}"}}', "`id` must have 1 to 128 characters"),
+        ('{"id":"7","watchlist":{}}', "Expected `array`, got `object` - at `$.watchlist`"),
+        (
+            '{"id":"7","watchlist":["8",null]}',
+            "Expected `int | str`, got `null` - at `$.watchlist[1]`",
+        ),
+        pytest.param('{"id":"7","x":' + "[" * 100_000, "it is nested too deeply", id="deep"),
+    ],
+)
+def test_what_is_no_user_is_refused_with_words_to_act_on(user_data: str, complaint: str) -> None:
+    with pytest.raises(MalformedMessage) as refusal:
+        decode_user(user_data)
+
+    assert str(refusal.value) == f"Invalid user_data: {complaint}"
+
+
+@given(st.text() | _JSON.map(json.dumps))
+def test_no_text_makes_the_decoders_of_people_fail_in_another_way(text: str) -> None:
+    for decode, name in ((decode_member, "user_id"), (decode_user, "id")):
+        for attempt in (text, f'{{"{name}":{text}}}', f'{{"{name}":"7","user_info":{text}}}'):
+            try:
+                decode(attempt)
+            except MalformedMessage:
+                pass
+
+
+@given(_JSON)
+def test_any_json_can_be_a_members_info(value: object) -> None:
+    info = json.dumps(value, indent=1)
+
+    member = decode_member(f'{{"user_info":{info},"user_id":"7"}}')
+
+    assert member.id == MemberData("7").id
+    assert bytes(member.user_info) == info.encode()

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from reverb_py.protocol.requests import (
     MAX_BATCH_EVENTS,
     MAX_CHANNELS,
+    MAX_IDEMPOTENCY_KEY_LENGTH,
     EventRequest,
     InvalidRequest,
+    check_idempotency_key,
     decode_batch,
     decode_event,
     parse_info,
@@ -283,4 +285,36 @@ def test_an_attribute_that_is_not_available_is_refused(info: str, named: str) ->
     assert (refusal.value.status, refusal.value.message) == (
         400,
         f"info={named} is not available here; ask for subscription_count or user_count",
+    )
+
+
+@pytest.mark.parametrize("key", ["a", "0b7c3a1e-97f1", " ", "ł" * MAX_IDEMPOTENCY_KEY_LENGTH])
+def test_an_event_may_carry_a_key_for_the_case_of_being_sent_twice(key: str) -> None:
+    check_idempotency_key(key)
+    assert decode_event(event(idempotency_key=key), 10_240).idempotency_key == key
+
+    one = {"channel": "orders", "name": "a", "data": "1"}
+    events = decode_batch(batch(one, one | {"idempotency_key": key}), 10_240)
+    assert [event.idempotency_key for event in events] == [None, key]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201])
+def test_an_idempotency_key_that_is_empty_or_too_long_is_refused(key: str) -> None:
+    complaint = "An idempotency key has 1 to 200 characters"
+
+    with pytest.raises(InvalidRequest) as refusal:
+        check_idempotency_key(key)
+    assert (refusal.value.status, refusal.value.message) == (400, complaint)
+    assert refusal_of_event(event(idempotency_key=key)) == (400, complaint)
+    one = {"channel": "orders", "name": "a", "data": "1"}
+    assert refusal_of_batch(batch(one, one | {"idempotency_key": key})) == (
+        400,
+        f"batch[1]: {complaint}",
+    )
+
+
+def test_an_idempotency_key_is_a_string() -> None:
+    assert refusal_of_event(event(idempotency_key=7)) == (
+        400,
+        "The body is not an event: Expected `str | null`, got `int` - at `$.idempotency_key`",
     )

@@ -216,6 +216,85 @@ async def test_an_app_without_places_refuses_its_first_client() -> None:
         await client.receive_fatal_error(4004, "Application is over its connection quota")
 
 
+async def test_a_client_of_a_disabled_app_is_refused() -> None:
+    app = App(id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", enabled=False)
+    async with serving(app) as server, connected_socket(server) as client:
+        await client.send(handshake())
+        assert await client.receive_head() == SWITCHING_PROTOCOLS
+        await client.receive_fatal_error(4003, "Application is disabled")
+        assert await server.request("GET", "/connections") == (403, "The application is disabled")
+
+
+CHOOSY_APP = App(
+    id="1001",
+    key="278d425bdf160c739803",
+    secret="7ad3773142a6692b25b8",
+    allowed_origins=("shop.example.com", "*.partner.example"),
+)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://shop.example.com",
+        "http://shop.example.com:8080",
+        "https://SHOP.example.com",
+        "https://a.partner.example",
+    ],
+)
+async def test_a_page_of_an_allowed_origin_may_connect(origin: str) -> None:
+    async with serving(CHOOSY_APP) as server, connected_socket(server) as client:
+        await client.send(handshake(Origin=origin))
+        assert await client.receive_head() == SWITCHING_PROTOCOLS
+        await client.receive_hello()
+        await client.is_answered()
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://evil.example",
+        "https://shop.example.com.evil.example",
+        "https://partner.example",
+        "https://evil.example/shop.example.com",
+        "https://shop.example.com@evil.example",
+        "null",
+        "",
+        "shop.example.com",
+        "https://[",
+        "https://shop.example.com]",
+        "https://[::1",
+        "ÿþ",
+    ],
+)
+async def test_a_page_of_another_origin_is_refused(origin: str) -> None:
+    async with serving(CHOOSY_APP) as server, connected_socket(server) as client:
+        await client.send(handshake(Origin=origin))
+        assert await client.receive_head() == SWITCHING_PROTOCOLS
+        await client.receive_fatal_error(4009, "Origin not allowed")
+        assert await server.request("GET", "/connections") == (200, '{"connections":0}')
+
+
+async def test_a_client_without_an_origin_is_no_page_and_may_connect() -> None:
+    async with serving(CHOOSY_APP) as server, connected_socket(server) as client:
+        await client.send(handshake())
+        assert await client.receive_head() == SWITCHING_PROTOCOLS
+        await client.receive_hello()
+        await client.is_answered()
+
+
+async def test_an_app_without_allowed_origins_is_for_other_clients_than_pages() -> None:
+    app = App(
+        id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", allowed_origins=()
+    )
+    async with serving(app) as server:
+        async with connected_socket(server) as page:
+            await page.send(handshake(Origin="https://shop.example.com"))
+            assert await page.receive_head() == SWITCHING_PROTOCOLS
+            await page.receive_fatal_error(4009, "Origin not allowed")
+        await serves(server)
+
+
 async def test_frames_in_the_same_segment_as_the_handshake_are_honoured(
     server: TestServer,
 ) -> None:
