@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
-__all__ = ["MAX_REMEMBERED", "LastEvent", "LastEvents"]
+__all__ = ["MAX_REMEMBERED", "MAX_REMEMBERED_BYTES", "LastEvent", "LastEvents"]
 
 MAX_REMEMBERED = 50_000
 """Channels whose last event is remembered; beyond it, those published longest ago are forgotten."""
+
+MAX_REMEMBERED_BYTES = 67_108_864
+"""Bytes of all remembered frames together; beyond it, the same."""
 
 
 class LastEvent(NamedTuple):
@@ -24,24 +27,31 @@ class LastEvents:
     when the last who heard it has left. Times are seconds of a clock that never goes backwards.
     """
 
-    __slots__ = ("_events",)
+    __slots__ = ("_bytes", "_events")
 
     def __init__(self) -> None:
         # In the order of publication, so that the oldest are in front.
         self._events: dict[str, LastEvent] = {}
+        self._bytes = 0
 
     def remember(self, channel: str, frame: bytes, data: str, seconds: float, now: float) -> None:
         """Remember an event for so many seconds, instead of the channel's one before."""
         events = self._events
-        events.pop(channel, None)
+        if channel in events:
+            self._forget(channel)
         events[channel] = LastEvent(frame, data, now + seconds)
+        self._bytes += len(frame)
         while events:
             oldest = next(iter(events))
-            if events[oldest].expires_at > now and len(events) <= MAX_REMEMBERED:
+            is_too_much = len(events) > MAX_REMEMBERED or self._bytes > MAX_REMEMBERED_BYTES
+            if events[oldest].expires_at > now and not is_too_much:
                 break
-            del events[oldest]
+            self._forget(oldest)
 
     def recall(self, channel: str, now: float) -> LastEvent | None:
         """Return the channel's last event, unless there was none lately."""
         event = self._events.get(channel)
         return event if event is not None and event.expires_at > now else None
+
+    def _forget(self, channel: str) -> None:
+        self._bytes -= len(self._events.pop(channel).frame)

@@ -5,7 +5,7 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverb_py.core.last_events import MAX_REMEMBERED, LastEvent, LastEvents
+from reverb_py.core.last_events import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, LastEvent, LastEvents
 
 
 class Data(str):
@@ -100,3 +100,18 @@ def test_whatever_the_lifetimes_each_channel_recalls_its_last_event_in_time(
             last = expected.get(name)
             is_alive = last is not None and last.expires_at > now
             assert events.recall(name, now) == (last if is_alive else None)
+
+
+def test_beyond_so_many_bytes_the_oldest_are_forgotten() -> None:
+    events = LastEvents()
+    half = b"x" * (MAX_REMEMBERED_BYTES // 2)
+    for _ in range(3):
+        events.remember("cache-a", half, "1", 60.0, 100.0)
+    events.remember("cache-b", half, "2", 60.0, 101.0)
+    assert events.recall("cache-a", 102.0) is not None
+
+    events.remember("cache-c", b"x", "3", 60.0, 102.0)
+
+    assert events.recall("cache-a", 103.0) is None
+    assert events.recall("cache-b", 103.0) is not None
+    assert events.recall("cache-c", 103.0) is not None
