@@ -9,7 +9,8 @@ The rooms, from the inside out; each imports only from those above it:
 * `features`: the product. Each folder owns its tables, rules, routes and events; `chats` builds on
   `auth`, never the other way round.
 * `web`: the HTTP edge: aiohttp application, parsing, health.
-* `settings`, `runtime`, `cli`: read the environment, assemble everything, start and stop it.
+* `settings`, `logs`, `runtime`, `cli`: read the environment, assemble everything, start and stop
+  it, and say so.
 
 Of the server it talks to, it knows the wire (`reverb_py.protocol`) and nothing else.
 """

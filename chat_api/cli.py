@@ -1,38 +1,48 @@
 """The `chat-api` command: serve, migrate, create-user."""
 
 import asyncio
-import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import click
-import structlog
 from sqlalchemy.exc import DatabaseError
 
 from chat_api.features.auth.service import ROLES
 from chat_api.kernel.errors import ChatError
+from chat_api.logs import configure_logs
 from chat_api.runtime import migrated_store, serve, with_accounts
-from chat_api.settings import Settings, SettingsError, environment
+from chat_api.settings import Settings, WrongSetting, load_environment
+from reverb_py import __version__
 
-__all__ = ["configure_logging", "main"]
+__all__ = ["main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chat-api")
 def main() -> None:
-    """A chat backend. Settings come from the environment and from .env."""
+    """A chat backend that says what it has to say through a Pusher-protocol server.
+
+    Settings come from the environment or a .env file in the current folder.
+
+    \b
+    Examples:
+      CHAT_JWT_SECRET=… REVERB_APP_ID=1001 REVERB_APP_KEY=… REVERB_APP_SECRET=… chat-api serve
+      chat-api serve --port 8384 --debug
+      chat-api create-user ann@example.com --first-name Ann
+    """
 
 
 @main.command("serve")
-@click.option("--host", help="Address to listen on. [CHAT_HOST, 127.0.0.1]")
-@click.option("--port", help="Port to listen on. [CHAT_PORT, 8383]")
-@click.option("--debug", is_flag=True, help="Log every request.")
-def serve_command(host: str | None, port: str | None, debug: bool) -> None:
+@click.option("--host", help="Address to listen on [CHAT_HOST, else 127.0.0.1].")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port [CHAT_PORT, else 8383].")
+@click.option("--debug", is_flag=True, help="Show every request.")
+def serve_command(host: str | None, port: int | None, debug: bool) -> None:
     """Serve until interrupted, bringing the database up to date first."""
-    configure_logging(debug=debug)
-    settings = _settings(CHAT_HOST=host, CHAT_PORT=port)
+    settings = _settings_or_exit(host, port)
+    configure_logs(debug=debug)
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -45,9 +55,11 @@ def serve_command(host: str | None, port: str | None, debug: bool) -> None:
         try:
             await serve(settings, stop)
         except OSError as error:
+            # asyncio's words repeat the address in front of the reason.
+            reason = (error.strerror or str(error)).rpartition(": ")[2]
             raise click.ClickException(
-                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. "
-                "Choose another CHAT_HOST or CHAT_PORT, or stop what is there."
+                f"can't listen on {settings.host}:{settings.port}: {reason} "
+                "(choose another with --port or CHAT_PORT)"
             ) from None
 
     _run(run)
@@ -56,8 +68,8 @@ def serve_command(host: str | None, port: str | None, debug: bool) -> None:
 @main.command()
 def migrate() -> None:
     """Bring the database up to date and exit."""
-    configure_logging(debug=False)
-    settings = _settings()
+    settings = _settings_or_exit()
+    configure_logs(debug=False)
 
     async def run() -> None:
         async with migrated_store(settings):
@@ -77,8 +89,8 @@ def create_user(
     email: str, first_name: str, last_name: str, role: str, tenants: tuple[str, ...], password: str
 ) -> None:
     """Open an account for EMAIL."""
-    configure_logging(debug=False)
-    settings = _settings()
+    settings = _settings_or_exit()
+    configure_logs(debug=False)
 
     async def run() -> None:
         async with migrated_store(settings) as store, with_accounts(settings, store) as accounts:
@@ -98,11 +110,11 @@ def create_user(
     _run(run)
 
 
-def _settings(**overrides: str | None) -> Settings:
-    given = {name: value for name, value in overrides.items() if value is not None}
+def _settings_or_exit(host: str | None = None, port: int | None = None) -> Settings:
     try:
-        return Settings.read(environment(os.environ) | given)
-    except SettingsError as error:
+        environment = load_environment(os.environ, Path.cwd())
+        return Settings.from_environment(environment, host=host, port=port)
+    except WrongSetting as error:
         raise click.ClickException(str(error)) from None
 
 
@@ -112,7 +124,7 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
             runner.run(main())
     except DatabaseError as error:
         raise click.ClickException(
-            f"Cannot use the database at CHAT_DATABASE_URL: {error.orig}."
+            f"can't use the database at CHAT_DATABASE_URL: {error.orig}"
         ) from None
 
 
@@ -122,26 +134,3 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:  # Windows, PyPy
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
-
-
-def configure_logging(*, debug: bool) -> None:
-    """
-    Write logs to standard error: from information upwards, or everything with `debug`.
-
-    Tracebacks come without the values of variables, which hold passwords, tokens and messages.
-    """
-    renderer = structlog.dev.ConsoleRenderer(
-        colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(
-            logging.DEBUG if debug else logging.INFO
-        ),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")

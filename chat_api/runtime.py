@@ -38,6 +38,7 @@ _log = structlog.get_logger("chat_api")
 
 _FINISH_REQUESTS = 5.0  # seconds that requests in progress get when stopping
 _DRAIN = 3.0  # seconds that the relay gets after that
+_SILENCE = 75.0  # seconds that a client may take for its (next) request; most proxies give 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +79,8 @@ async def with_accounts(
             Tokens(settings.jwt_secret, settings.jwt_lifetime, clock),
             passwords,
             clock,
-            per_account=Throttle(settings.logins_per_minute, 60, failures),
-            per_address=Throttle(settings.logins_per_minute * 10, 60, failures),
+            per_account=Throttle(settings.logins_per_minute, 60, failures, clock),
+            per_address=Throttle(settings.logins_per_minute * 10, 60, failures, clock),
         )
     finally:
         passwords.close()
@@ -92,12 +93,17 @@ async def running(
     hasher: PasswordHasher | None = None,
     clock: Clock = system_clock,
     backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+    silence: float = _SILENCE,
 ) -> AsyncIterator[ChatApi]:
     """
     Run a chat API while the block runs; port 0 takes a free one.
 
-    On the way out it stops listening, lets requests finish, gives the relay a moment to empty the
-    outbox, and closes the database. Raises `OSError` when it cannot listen.
+    A connection that has not sent the head of a request within `silence` seconds, from its start or
+    from the last answer, is closed. On the way out the API stops listening, lets requests finish,
+    gives the relay a moment to empty the outbox, and closes the database.
+
+    Raises:
+        OSError: It cannot listen.
     """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(migrated_store(settings))
@@ -118,8 +124,8 @@ async def running(
             store,
             broadcaster,
             clock,
-            messages=Throttle(limit, 60, "You are sending too fast."),
-            typing=Throttle(limit, 60, "You are typing too fast."),
+            messages=Throttle(limit, 60, "You are sending too fast.", clock),
+            typing=Throttle(limit, 60, "You are typing too fast.", clock),
         )
         features = (
             auth_feature(
@@ -139,6 +145,7 @@ async def running(
         runner = web.AppRunner(
             create_app(routes, accounts.authenticate),
             access_log=None,
+            keepalive_timeout=silence,
             shutdown_timeout=_FINISH_REQUESTS,
         )
         await runner.setup()

@@ -1,4 +1,9 @@
-"""The only reader of the environment: every setting, checked, with its unit and its default."""
+"""
+The one reader of the environment and of `.env`: every setting, checked, with its unit and default.
+
+docs/configuration.md lists them. A wrong value raises `WrongSetting` with one line that says what
+to change, before any port opens.
+"""
 
 import ipaddress
 import re
@@ -9,21 +14,45 @@ from pathlib import Path
 from typing import Final, Self, TypeVar
 
 from dotenv import dotenv_values
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from chat_api.realtime.reverb import ReverbApp
 
-__all__ = ["Settings", "SettingsError", "environment"]
+__all__ = ["Settings", "WrongSetting", "load_environment"]
 
 _MIN_SECRET: Final = 32  # characters: the 256 bits that HS256 asks for
 _WEAK_SECRETS: Final = ("secret", "changeme", "change-me", "password", "your-", "example", "test")
+_UNSET: Final = frozenset({"", "null", "(null)", "empty", "(empty)"})
+_SWITCH: Final = dict.fromkeys(("1", "true", "(true)", "yes", "on"), True) | dict.fromkeys(
+    ("0", "false", "(false)", "no", "off"), False
+)
 
 T = TypeVar("T")
 
 
-class SettingsError(Exception):
-    """A setting is missing or wrong; the message names it and says what it should be."""
+class WrongSetting(Exception):
+    """A setting that can't be used; the text is one line that says which and why."""
+
+
+def load_environment(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """
+    Return the environment over the folder's `.env` file, if it has one.
+
+    The file is shared with the WebSocket server, so both read it alike, which is as Laravel does:
+    quotes and `${OTHER}` included. A value that is empty or `null` counts as not set.
+
+    Raises:
+        WrongSetting: `.env` can't be read, or is not UTF-8.
+    """
+    file = folder / ".env"
+    try:
+        from_file = dotenv_values(file, encoding="utf-8-sig")
+    except OSError as exc:
+        raise WrongSetting(f"{file}: {exc.strerror or exc}") from None
+    except UnicodeDecodeError as exc:
+        raise WrongSetting(f"{file} must be UTF-8: {exc.reason} at byte {exc.start}") from None
+    merged = {name: value for name, value in from_file.items() if value is not None}
+    merged.update(environment)
+    return {name: value for name, value in merged.items() if value.lower() not in _UNSET}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +63,7 @@ class Settings:
     reverb: ReverbApp = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8383
-    database_url: str = field(default="sqlite:///chat.sqlite3", repr=False)
+    database_url: str = "sqlite:///chat.sqlite3"
     jwt_lifetime: timedelta = timedelta(days=1)
     seed: bool = False
     event_namespace: str = ""
@@ -44,34 +73,48 @@ class Settings:
     """Failed ones for one account; ten times as many from one address. Zero: no limit."""
 
     @classmethod
-    def read(cls, environment: Mapping[str, str]) -> Self:
-        """Return the settings in `environment`. Raises `SettingsError` for the first wrong one."""
-        read = _Reader(environment)
-        host = read("CHAT_HOST", "127.0.0.1", _host)
-        is_public = not _is_loopback(host)
-        seed = read("CHAT_SEED", "0", _flag)
+    def from_environment(
+        cls, environment: Mapping[str, str], *, host: str | None = None, port: int | None = None
+    ) -> Self:
+        """
+        Read every setting; `host` and `port`, from the command line, overrule.
+
+        Raises:
+            WrongSetting: A value is missing, is malformed, or is not safe where it listens.
+        """
+        given = {"CHAT_HOST": host, "CHAT_PORT": None if port is None else str(port)}
+        read = _Reader(
+            {**environment, **{name: text for name, text in given.items() if text is not None}}
+        )
+        listen_host = read("CHAT_HOST", _host, cls.host)
+        is_public = not _is_loopback(listen_host)
+        seed = read("CHAT_SEED", _switch, cls.seed)
         if seed and is_public:
-            raise SettingsError(
-                f"CHAT_SEED=1 opens accounts whose password everybody knows, and CHAT_HOST={host} "
-                "lets everybody in: use 127.0.0.1, or leave CHAT_SEED out."
+            raise WrongSetting(
+                "CHAT_SEED opens accounts whose password everybody knows, and "
+                f"{listen_host} can be reached from outside: leave it out, or listen on 127.0.0.1"
             )
         return cls(
-            host=host,
-            port=read("CHAT_PORT", "8383", _number(0, 65535)),
-            database_url=read("CHAT_DATABASE_URL", "sqlite:///chat.sqlite3", _database_url),
-            jwt_secret=read("CHAT_JWT_SECRET", None, _strong_secret if is_public else _text),
-            jwt_lifetime=timedelta(seconds=read("CHAT_JWT_TTL", "86400", _number(60, 366 * 86400))),
+            host=listen_host,
+            port=read("CHAT_PORT", _whole(0, 65535), cls.port),
+            database_url=read("CHAT_DATABASE_URL", _database_url, cls.database_url),
+            jwt_secret=read("CHAT_JWT_SECRET", _strong_secret if is_public else _text),
+            jwt_lifetime=read("CHAT_JWT_TTL", _lifetime, cls.jwt_lifetime),
             seed=seed,
-            event_namespace=read("CHAT_EVENT_NAMESPACE", "", _namespace),
-            messages_per_minute=read("CHAT_MESSAGES_PER_MINUTE", "300", _number(0, 1_000_000)),
-            logins_per_minute=read("CHAT_LOGINS_PER_MINUTE", "10", _number(0, 1_000_000)),
+            event_namespace=read("CHAT_EVENT_NAMESPACE", _namespace, cls.event_namespace),
+            messages_per_minute=read(
+                "CHAT_MESSAGES_PER_MINUTE", _whole(0, 1_000_000), cls.messages_per_minute
+            ),
+            logins_per_minute=read(
+                "CHAT_LOGINS_PER_MINUTE", _whole(0, 1_000_000), cls.logins_per_minute
+            ),
             reverb=ReverbApp(
-                app_id=read("REVERB_APP_ID", None, _word),
-                key=read("REVERB_APP_KEY", None, _word),
-                secret=read("REVERB_APP_SECRET", None, _text),
-                host=read("REVERB_HOST", "127.0.0.1", _host),
-                port=read("REVERB_PORT", "8080", _number(1, 65535)),
-                scheme=read("REVERB_SCHEME", "http", _one_of("http", "https")),
+                app_id=read("REVERB_APP_ID", _word),
+                key=read("REVERB_APP_KEY", _word),
+                secret=read("REVERB_APP_SECRET", _text),
+                host=read("REVERB_HOST", _host, "127.0.0.1"),
+                port=read("REVERB_PORT", _whole(1, 65535), 8080),
+                scheme=read("REVERB_SCHEME", _one_of("http", "https"), "http"),
             ),
         )
 
@@ -81,91 +124,90 @@ class Settings:
         return _weakness(self.jwt_secret) is not None
 
 
-def environment(variables: Mapping[str, str], dotenv: Path = Path(".env")) -> dict[str, str]:
-    """Return the variables, completed by those of a `.env` file where there is one."""
-    from_file = dotenv_values(dotenv) if dotenv.is_file() else {}
-    return {name: value for name, value in from_file.items() if value is not None} | dict(variables)
-
-
 class _Reader:
+    """Reads one variable at a time and names it when it is missing or wrong."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    def __call__(self, name: str, default: str | None, parse: Callable[[str], T]) -> T:
-        """Parse a setting; empty means the default, and is an error where there is none."""
-        text = self._environment.get(name, "").strip()
-        if not text:
+    def __call__(self, name: str, parse: Callable[[str], T], default: T | None = None) -> T:
+        text = self._environment.get(name)
+        if text is None:
             if default is None:
-                raise SettingsError(f"{name} is not set: put it into the environment or .env.")
-            if not default:
-                return parse(default)
-            text = default
+                raise WrongSetting(f"{name} must be set, in the environment or in .env")
+            return default
         try:
             return parse(text)
         except ValueError as error:
-            raise SettingsError(f"{name} {error}") from None
+            raise WrongSetting(f"{name} {error}") from None
 
 
 # Each parser raises ValueError with the end of a sentence that starts with the setting's name. None
 # quotes a value that may hold a secret.
 
 
-def _number(least: int, most: int) -> Callable[[str], int]:
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if re.fullmatch(r"[0-9]{1,9}", text) and least <= int(text) <= most:
-            return int(text)
-        raise ValueError(f"must be a whole number from {least} to {most}, not {text!r}.")
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError(f"must be a whole number, not {text!r}") from None
+        if not lowest <= value <= highest:
+            raise ValueError(f"must be {lowest} to {highest}, not {value}")
+        return value
 
     return parse
+
+
+def _lifetime(text: str) -> timedelta:
+    return timedelta(seconds=_whole(60, 366 * 86_400)(text))
 
 
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in words:
             return text
-        raise ValueError(f"must be {' or '.join(words)}, not {text!r}.")
+        raise ValueError(f"must be {' or '.join(words)}, not {text!r}")
 
     return parse
 
 
-def _flag(text: str) -> bool:
-    value = {"1": True, "true": True, "0": False, "false": False}.get(text.lower())
-    if value is None:
-        raise ValueError(f"must be 1 or 0, not {text!r}.")
-    return value
+def _switch(text: str) -> bool:
+    if text.lower() not in _SWITCH:
+        raise ValueError(f"must be true or false, not {text!r}")
+    return _SWITCH[text.lower()]
 
 
 def _text(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("must be text on one line, not empty")
     return text
 
 
 def _word(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", text):
-        raise ValueError("must be made of letters, digits, - and _, at most 100 of them.")
+    if not re.fullmatch(r"[!-.0-9;-~]+", text):
+        raise ValueError("must be printable ASCII without spaces, slashes and colons")
     return text
 
 
 def _host(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9.:_-]{1,253}", text):
-        raise ValueError(f"must be a host name or an IP address, not {text!r}.")
+        raise ValueError(f"must be an address or a host name, not {text!r}")
     return text
 
 
 def _namespace(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_.\\]{0,100}", text):
-        raise ValueError(f"must look like App\\Events or App.Events, not {text!r}.")
+    if not re.fullmatch(r"[A-Za-z0-9_.\\]{1,100}", text):
+        raise ValueError(f"must look like App\\Events or App.Events, not {text!r}")
     return text
 
 
 def _database_url(text: str) -> str:
-    try:
-        url = make_url(text)
-    except (ArgumentError, ValueError):
-        raise ValueError("must be a URL such as sqlite:///chat.sqlite3.") from None
-    if url.get_backend_name() != "sqlite":
-        raise ValueError("must start with sqlite:///, the only database so far.")
-    if not url.database or ":memory:" in url.database:
-        raise ValueError("must name a file: what is said would be lost with the process.")
+    path = text.removeprefix("sqlite:///")
+    if path == text or not path or "?" in path:
+        raise ValueError("must be sqlite:///PATH, the only kind of database so far")
+    if path == ":memory:" or path.startswith("file:"):
+        raise ValueError("must name a file: what is said would be lost with the process")
     return text
 
 
@@ -178,10 +220,10 @@ def _weakness(secret: str) -> str | None:
 
 
 def _strong_secret(text: str) -> str:
-    if weakness := _weakness(text):
+    if weakness := _weakness(_text(text)):
         raise ValueError(
-            f"{weakness}, which is not enough on a public CHAT_HOST: "
-            'make one with python -c "import secrets; print(secrets.token_hex(32))".'
+            f"{weakness}, which is not enough where others can reach CHAT_HOST: "
+            'make one with python -c "import secrets; print(secrets.token_hex(32))"'
         )
     return text
 

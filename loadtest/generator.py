@@ -800,6 +800,8 @@ def masked_frame(opcode: Opcode, payload: bytes) -> bytes:
 
 def main() -> int:
     """Run the job of standard input; return the exit status."""
+    if len(sys.argv) > 1 or sys.stdin.isatty():
+        sys.exit("bench.py starts this and hands it a job; see `python loadtest/bench.py --help`")
     job = Job(**orjson.loads(sys.stdin.buffer.read()))
     # A collection would walk thousands of connections that never become garbage.
     gc.disable()

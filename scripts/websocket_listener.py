@@ -18,18 +18,27 @@ from typing import Any
 
 import aiohttp
 import click
-from dotenv import dotenv_values
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-_LOCAL = {**dotenv_values(environment.ROOT / ".env"), **os.environ}
+from reverb_py.settings import WrongSetting, load_environment
+
+try:
+    _LOCAL = load_environment(os.environ, environment.ROOT)
+except WrongSetting as exc:
+    sys.exit(str(exc))
+
 _COLOURS = {"SUCCESS": "green", "EVENT": "cyan", "WARNING": "yellow", "ERROR": "red"}
 
 
 def _reachable(*names: str) -> str:
     """Return the first of these settings, as an address one can connect to."""
-    host = next((_LOCAL[name] for name in names if _LOCAL.get(name)), None)
-    return "127.0.0.1" if host in (None, "0.0.0.0", "::") else str(host)
+    host = next((_LOCAL[name] for name in names if name in _LOCAL), "127.0.0.1")
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 class Hopeless(Exception):
@@ -48,18 +57,23 @@ class Screen:
         """Print one line with the time and a level."""
         now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S")
         label = click.style(f"[{level}]", fg=_COLOURS.get(level))
-        click.echo(f"[{now}] {label} {text}", err=self._as_json)
+        click.echo(f"[{now}] {label} {printable(text)}", err=self._as_json)
 
     def show(self, event: str, channel: str | None, data: Any) -> None:
         """Print one event: a line of JSON for programs, or words for people."""
         if self._as_json:
-            record = {"event": event, "channel": channel, "data": data}
-            click.echo(json.dumps(record, ensure_ascii=False))
+            # In ASCII, which no terminal takes for a command.
+            click.echo(json.dumps({"event": event, "channel": channel, "data": data}))
             return
         title, lines = describe(event, channel, data)
         self.say("EVENT", title)
         for line in lines:
-            click.echo(f"  {line}")
+            click.echo(f"  {printable(line)}")
+
+
+def printable(text: str) -> str:
+    """Return one line that a terminal only shows: the rest is written as Python writes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @dataclass(frozen=True)
@@ -78,10 +92,16 @@ class Options:
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--email", default="vali@example.com", show_default=True)
-@click.option("--password", default="password", show_default=True)
+@click.option(
+    "--password",
+    default="password",
+    envvar="CHAT_PASSWORD",
+    show_envvar=True,
+    help="Of the account; the variable keeps it out of the list of processes.",
+)
 @click.option(
     "--api",
-    default=f"http://{_reachable('CHAT_HOST')}:{_LOCAL.get('CHAT_PORT') or 8383}",
+    default=f"http://{_in_url(_reachable('CHAT_HOST'))}:{_LOCAL.get('CHAT_PORT', 8383)}",
     show_default=True,
     help="Where chat_api is.",
 )
@@ -93,14 +113,14 @@ class Options:
 )
 @click.option(
     "--port",
-    type=int,
-    default=_LOCAL.get("REVERB_PORT") or _LOCAL.get("REVERB_SERVER_PORT") or 8080,
+    type=click.IntRange(1, 65535),
+    default=_LOCAL.get("REVERB_PORT") or _LOCAL.get("REVERB_SERVER_PORT", 8080),
     show_default=True,
 )
 @click.option(
     "--scheme",
     type=click.Choice(["http", "https"]),
-    default=_LOCAL.get("REVERB_SCHEME") or "http",
+    default=_LOCAL.get("REVERB_SCHEME", "http"),
     show_default=True,
     help="https connects with wss.",
 )
@@ -140,7 +160,8 @@ def main(
             "No app key: set REVERB_APP_KEY, pass --key, or run scripts/server first, which makes "
             "one and keeps it in .env"
         )
-    websocket = f"{'wss' if scheme == 'https' else 'ws'}://{host}:{port}/app/{key}?protocol=7"
+    address = f"{'wss' if scheme == 'https' else 'ws'}://{_in_url(host)}:{port}"
+    websocket = f"{address}/app/{key}?protocol=7"
     screen = Screen(as_json=as_json)
     options = Options(api.rstrip("/"), websocket, email, password, channels, events, debug, screen)
     with suppress(KeyboardInterrupt):
@@ -163,10 +184,10 @@ async def listen(options: Options) -> None:
                 if 4000 <= code < 4100:
                     raise Hopeless(f"The server refuses the connection: {code} {reason}") from None
                 options.screen.say("WARNING", f"Connection closed: {code} {reason}")
+            except (InvalidURI, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as exc:
+                raise Hopeless(f"This is no address to connect to: {exc}") from None
             except (OSError, InvalidHandshake, TimeoutError, aiohttp.ClientError) as exc:
                 options.screen.say("WARNING", f"Not connected: {str(exc) or type(exc).__name__}")
-            except InvalidURI as exc:
-                raise Hopeless(str(exc)) from None
             options.screen.say("INFO", f"Trying again in {delay:.0f} s (Ctrl-C stops)")
             await asyncio.sleep(delay)
 
@@ -186,7 +207,7 @@ async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
     if not channels or any(name.startswith(("private-", "presence-")) for name in channels):
         token, user_id = await log_in(options, http)
         channels = channels or (f"private-user.{user_id}",)
-    async with connect(options.websocket, compression=None) as websocket:
+    async with connect(options.websocket, compression=None, proxy=None) as websocket:
         options.screen.say("SUCCESS", "WebSocket connection opened")
         async for text in websocket:
             if options.debug:

@@ -13,29 +13,35 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from chat_api.kernel.errors import Unauthenticated
-from chat_api.kernel.texts import id_from
+from chat_api.kernel.texts import full_name, id_from
 
-__all__ = ["Answer", "Call", "Caller", "Input", "NoInput", "Route"]
+__all__ = ["Answer", "Call", "Caller", "Input", "NoInput", "Person", "Route"]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Whom a valid token names, as the database knows them at the time of the request."""
+class Person:
+    """An account as others may see it."""
 
     id: int
     email: str
     first_name: str
     last_name: str
+
+    @property
+    def name(self) -> str:
+        """Return the full name."""
+        return full_name(self.first_name, self.last_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller(Person):
+    """Whom a valid token names, as the database knows them at the time of the request."""
+
     role: str
     tenants: tuple[str, ...]
     token_id: str
     token_expires_at: int
     """When the token ends, in seconds since 1970."""
-
-    @property
-    def name(self) -> str:
-        """Return the full name."""
-        return f"{self.first_name} {self.last_name}".strip()
 
 
 class NoInput(msgspec.Struct, frozen=True):
@@ -63,13 +69,23 @@ class Call(Generic[Input]):
 
     @property
     def caller(self) -> Caller:
-        """Return who asks. Raises `Unauthenticated` on routes that are open to anyone."""
+        """
+        Return who asks.
+
+        Raises:
+            Unauthenticated: Nobody in particular: the route is open to anyone.
+        """
         if self.identity is None:
             raise Unauthenticated("Log in first: this needs a bearer token.")
         return self.identity
 
     def path_id(self, name: str, what: str) -> int:
-        """Return an id from the path. Raises `NotFound`, naming `what`, if it cannot be one."""
+        """
+        Return an id from the path.
+
+        Raises:
+            NotFound: It cannot be one; the error names `what` was looked for.
+        """
         return id_from(self.path[name], what)
 
 

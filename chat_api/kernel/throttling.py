@@ -1,40 +1,83 @@
 """How often somebody may do something."""
 
+import ipaddress
 import math
-import time
+from collections import OrderedDict
+from dataclasses import dataclass
 
-from limits import RateLimitItemPerSecond
-from limits.aio.storage import MemoryStorage
-from limits.aio.strategies import FixedWindowRateLimiter
-
+from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import TooMany
 
-__all__ = ["Throttle"]
+__all__ = ["Throttle", "network_of"]
+
+
+@dataclass(slots=True)
+class _Window:
+    ends: float
+    hits: int = 0
 
 
 class Throttle:
     """
     Lets each key through `amount` times in any window of `seconds`, which its first hit opens.
 
-    Counts are kept in this process's memory and forgotten when their window ends. An amount of
-    zero lets everything through. Safe to use from any number of tasks of one event loop.
+    Counts are kept in this process's memory and forgotten when their window has ended. An amount of
+    zero lets everything through.
     """
 
-    def __init__(self, amount: int, seconds: int, message: str) -> None:
-        self._storage = MemoryStorage()
-        self._limiter = FixedWindowRateLimiter(self._storage)
-        self._item = RateLimitItemPerSecond(amount, seconds) if amount else None
+    def __init__(self, amount: int, seconds: int, message: str, clock: Clock) -> None:
+        self._amount = amount
+        self._seconds = seconds
         self._message = message
+        self._clock = clock
+        self._windows: OrderedDict[str, _Window] = OrderedDict()  # in the order of their ends
 
-    async def hit(self, key: str) -> None:
-        """Count one attempt. Raises `TooMany`, with the wait, when it is one too many."""
-        if self._item is None or await self._limiter.hit(self._item, key):
+    def hit(self, key: str) -> None:
+        """
+        Count one attempt.
+
+        Raises:
+            TooMany: It is one too many; the error says how long to wait.
+        """
+        if not self._amount:
             return
-        window = await self._limiter.get_window_stats(self._item, key)
-        wait = max(1, math.ceil(window.reset_time - time.time()))
-        raise TooMany(f"{self._message} Try again in {wait} s.", retry_after=wait)
+        now = self._clock().timestamp()
+        self._forget_the_ended(now)
+        window = self._windows.setdefault(key, _Window(now + self._seconds))
+        if window.hits >= self._amount:
+            wait = max(1, math.ceil(window.ends - now))
+            raise TooMany(f"{self._message} Try again in {wait} s.", retry_after=wait)
+        window.hits += 1
 
-    async def give_back(self, key: str) -> None:
+    def give_back(self, key: str) -> None:
         """Take one hit back, for attempts that turn out not to count."""
-        if self._item is not None:
-            await self._storage.decr(self._item.key_for(key))
+        window = self._windows.get(key)
+        if window is not None and window.hits:
+            window.hits -= 1
+
+    def _forget_the_ended(self, now: float) -> None:
+        while self._windows:
+            key = next(iter(self._windows))
+            # A window that ends further away than any could was opened before the clock was put
+            # back.
+            if now < self._windows[key].ends <= now + self._seconds:
+                break
+            del self._windows[key]
+
+
+def network_of(address: str) -> str:
+    """
+    Return what one household or one machine has: an IPv4 address, or the /64 of an IPv6 address.
+
+    Text that is no address comes back as it is.
+    """
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
+        # A zone, as in fe80::1%eth0, belongs to the machine and not to the network.
+        return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
+    return str(parsed)

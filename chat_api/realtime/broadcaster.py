@@ -60,8 +60,11 @@ class Broadcaster:
         """
         Send `event` to all on `channels`, except one connection, once `unit` is committed.
 
-        Events on a channel arrive in the order of their commits. Raises `Unprocessable` when the
-        event is too big for the server to take, so that nothing is stored that cannot be told.
+        Events on a channel arrive in the order of their commits.
+
+        Raises:
+            Unprocessable: The event is too big for the server to take; as this fails the whole
+                unit, nothing is stored that cannot be told.
         """
         if not channels:
             return

@@ -51,7 +51,12 @@ class ChannelRules:
             self._rules.append((re.compile(expression), rule))
 
     async def grant(self, caller: Caller, channel: str) -> Grant:
-        """Return the caller's leave to listen. Raises `Forbidden`, also for unknown channels."""
+        """
+        Return the caller's leave to listen.
+
+        Raises:
+            Forbidden: There is none, or no such channel.
+        """
         for expression, rule in self._rules:
             if match := expression.fullmatch(channel):
                 if granted := await rule.decide(caller, match.groupdict()):

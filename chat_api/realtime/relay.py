@@ -1,23 +1,24 @@
 """
 The task that pays what the outbox owes.
 
-Events go out strictly in commit order, one request at a time, so those of a channel can never
-overtake each other; a request carries up to ten publications, which is also how a backlog is worked
-off quickly. An event leaves the outbox only after the server took it, so a crash at any point loses
-nothing: at worst the same publications are sent again, under the keys by which the server knows
-them. A key names an event *and* a channel, and so stays the same however events are grouped.
+Events go out in commit order, one request at a time, so those of a channel can never overtake each
+other; a request carries up to ten, which is also how a backlog is worked off quickly. An event
+leaves the outbox only after the server took it, so a crash at any point loses nothing: at worst the
+same events are sent again, under the keys by which the server knows them.
 
 A server that was away has lost its clients, and what is published before they are back reaches
 nobody. For a while after its return, what is owed to a channel therefore waits until somebody
-listens there; other channels do not wait for it.
+listens there; other channels do not wait for it. So it is after a start of this process too, which
+cannot know what happened before.
 
 An event that is worthless late (typing) carries an expiry and is dropped when its time has passed.
 While the server is reachable it takes the same ordered path as everything else.
 """
 
 import asyncio
+import math
 import random
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
@@ -33,34 +34,29 @@ _log = structlog.get_logger("chat_api.relay")
 
 _FETCH = 200  # events read from the outbox at once
 _SAFETY_POLL = 5.0  # seconds; wakes by commit are the rule, this covers other processes' writes
-_LOOK_AGAIN = 0.25  # seconds between looks at who is back
 _REMIND_EVERY = 60.0  # seconds between warnings while the server stays away
+_MOST_ASKED_SINGLY = 10  # channels; for more, the whole list is one request
+_NOBODY_IS = -math.inf  # expected back
 
 
 class Backoff(NamedTuple):
     """
-    How long to wait before trying again, in seconds: doubling from `first` up to `longest`.
+    How long to wait, in seconds: before trying again, doubling from `first` up to `longest`.
 
     `return_of_clients` is how long, after a server was away, a channel may wait for its listeners:
-    pusher-js tries again after 15 seconds, most mobile clients sooner.
+    pusher-js tries again after 15 seconds, most mobile clients sooner. `look_again` is how often
+    the server is asked meanwhile who is back.
     """
 
     first: float = 0.1
     longest: float = 5.0
     return_of_clients: float = 20.0
+    look_again: float = 0.5
 
     def delay(self, failures: int, jitter: Callable[[], float]) -> float:
         """Return the wait after so many failures in a row; `jitter` returns values from 0 to 1."""
         full = min(self.longest, self.first * 2.0 ** min(failures - 1, 32))
         return full * (0.5 + jitter() / 2)
-
-
-class _Parcel(NamedTuple):
-    """An event, what of it can go out now, and whether some of it waits for listeners."""
-
-    event: OwedEvent
-    publications: list[Publication]
-    is_waiting: bool
 
 
 class Relay:
@@ -84,13 +80,13 @@ class Relay:
         self._clock = clock
         self._backoff = backoff
         self._jitter = jitter
+        self._listeners = _Listeners(reverb, backoff)
         self._awake = asyncio.Event()
         self._idle = asyncio.Event()
         self._failures = 0
         self._warned_at: float | None = None
-        self._clients_are_away = False
-        self._clients_expected_until: float | None = None
-        self._taken: set[str] = set()
+        self._taken: Sequence[int] = ()
+        """Events of the last request that the server has and the outbox may still hold."""
 
     def wake(self) -> None:
         """Say that the outbox may hold something new."""
@@ -100,10 +96,11 @@ class Relay:
     @asynccontextmanager
     async def running(self, *, drain: float) -> AsyncIterator[None]:
         """
-        Relay while the block runs, and then up to `drain` seconds more to empty the outbox.
+        Relay while the block runs, and then up to `drain` seconds more to send what can be sent.
 
         What is left stays in the outbox for the next start.
         """
+        self._listeners.expect()
         self.wake()
         task = asyncio.create_task(self._run(), name="relay")
         try:
@@ -121,10 +118,7 @@ class Relay:
         while True:
             try:
                 await self._work_off()
-                self._idle.set()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_SAFETY_POLL):
-                        await self._awake.wait()
+                await self._sleep(_SAFETY_POLL)
             except Unavailable as error:
                 self._server_is_away(error)
                 await self._wait(at_least=error.retry_after)
@@ -134,80 +128,84 @@ class Relay:
                 await self._wait()
 
     async def _work_off(self) -> None:
+        """
+        Send what is owed; return once nothing is, not even to listeners who may still come back.
+
+        What has to wait stays in the outbox and is passed over by its id. Who listens is the same
+        from the oldest event to the newest: within such a sweep, either all events of a channel go
+        out or none does, so none can overtake another.
+        """
+        await self._settle_taken()
+        passed = 0
+        waiting: set[str] = set()
         while True:
             self._awake.clear()
-            events = await self._outbox.oldest(_FETCH)
-            now = self._clock()
-            live = [event for event in events if not event.has_expired(now)]
-            if len(live) < len(events):
-                await self._outbox.settle([event.id for event in events if event.has_expired(now)])
-            deserted = await self._deserted_channels(live)
-            for group in _groups([self._parcel(event, deserted) for event in live]):
-                await self._send(group)
-                self._server_is_back()
-            if deserted:
-                await asyncio.sleep(_LOOK_AGAIN)
-            elif len(events) < _FETCH and not self._awake.is_set():
+            events = await self._outbox.oldest(_FETCH, after=passed)
+            heard = []
+            for event in await self._without_expired(events):
+                if self._listeners.hear(event.channel):
+                    heard.append(event)
+                elif len(waiting) <= _MOST_ASKED_SINGLY:  # of more it is enough that they are more
+                    waiting.add(event.channel)
+            await self._send(heard)
+            if events:
+                passed = events[-1].id
+            if len(events) == _FETCH and not self._listeners.are_all_away:
+                continue
+            if not waiting:
+                if self._awake.is_set():
+                    continue
                 return
+            if (pause := self._listeners.next_look()) > 0:
+                await self._sleep(pause)
+            elif await self._listeners.look(waiting):
+                passed, waiting = 0, set()
 
-    async def _deserted_channels(self, events: Sequence[OwedEvent]) -> set[str]:
-        """Return the channels whose listeners may still come back; asks only after an outage."""
-        if not self._clients_are_away or not events:
-            return set()
-        occupied = await self._reverb.occupied_channels()
-        now = asyncio.get_running_loop().time()
-        if self._clients_expected_until is None:
-            self._clients_expected_until = now + self._backoff.return_of_clients
-        if now >= self._clients_expected_until:
-            self._clients_are_away = False
-            return set()
-        return {channel for event in events for channel in event.channels} - occupied
+    async def _sleep(self, seconds: float) -> None:
+        """Have nothing to do until somebody calls, for so long at most."""
+        if not self._awake.is_set():
+            self._idle.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._awake.wait()
+        self._idle.clear()
 
-    def _parcel(self, event: OwedEvent, deserted: set[str]) -> _Parcel:
-        publications = [
-            publication
-            for publication in _publications(event)
-            if publication.channel not in deserted and publication.key not in self._taken
-        ]
-        return _Parcel(event, publications, not deserted.isdisjoint(event.channels))
+    async def _without_expired(self, events: Sequence[OwedEvent]) -> Sequence[OwedEvent]:
+        now = self._clock()
+        if expired := [event.id for event in events if event.has_expired(now)]:
+            await self._outbox.settle(expired)
+        return [event for event in events if not event.has_expired(now)]
 
-    async def _send(self, group: Sequence[_Parcel]) -> None:
-        publications = [item for parcel in group for item in parcel.publications]
-        try:
-            for start in range(0, len(publications), MAX_BATCH):
-                await self._reverb.publish(publications[start : start + MAX_BATCH])
-        except Refused as refusal:
-            if len(publications) == 1:
-                [parcel] = [parcel for parcel in group if parcel.publications]
-                await self._set_aside(parcel.event, refusal)
-                await self._settle([other for other in group if other is not parcel])
-            else:
-                await self._send_one_by_one(group)
-            return
-        await self._settle(group)
+    async def _send(self, events: Sequence[OwedEvent]) -> None:
+        for start in range(0, len(events), MAX_BATCH):
+            batch = events[start : start + MAX_BATCH]
+            try:
+                await self._publish(batch)
+            except Refused as refusal:
+                if len(batch) == 1:
+                    await self._set_aside(batch[0], refusal)
+                else:
+                    await self._send_one_by_one(batch)
 
-    async def _send_one_by_one(self, group: Sequence[_Parcel]) -> None:
+    async def _send_one_by_one(self, batch: Sequence[OwedEvent]) -> None:
         """Find out which of a refused batch is the one, and deliver the others."""
-        for parcel in group:
-            refusals = []
-            for publication in parcel.publications:
-                try:
-                    await self._reverb.publish([publication])
-                except Refused as refusal:
-                    refusals.append(refusal)
-            if refusals:
-                await self._set_aside(parcel.event, refusals[0])
-            else:
-                await self._settle([parcel])
+        for event in batch:
+            try:
+                await self._publish([event])
+            except Refused as refusal:
+                await self._set_aside(event, refusal)
 
-    async def _settle(self, group: Sequence[_Parcel]) -> None:
-        """Forget the events that went out whole; of the others, remember what did."""
-        waiting = [parcel for parcel in group if parcel.is_waiting]
-        self._taken |= {item.key for parcel in waiting for item in parcel.publications}
-        whole = [parcel.event for parcel in group if not parcel.is_waiting]
-        if whole:
-            await self._outbox.settle([event.id for event in whole])
-            self._taken -= {item.key for event in whole for item in _publications(event)}
+    async def _publish(self, batch: Sequence[OwedEvent]) -> None:
+        await self._reverb.publish([_publication(event) for event in batch])
+        self._server_is_back()
+        self._taken = [event.id for event in batch]
+        await self._settle_taken()
+
+    async def _settle_taken(self) -> None:
+        # Until this has succeeded nothing else is sent, and above all not the same again.
+        if self._taken:
+            await self._outbox.settle(self._taken)
+            self._taken = ()
 
     async def _set_aside(self, event: OwedEvent, refusal: Refused) -> None:
         _log.error(
@@ -224,8 +222,7 @@ class Relay:
 
     def _server_is_away(self, error: Unavailable) -> None:
         if error.is_away:
-            self._clients_are_away = True
-            self._clients_expected_until = None
+            self._listeners.leave()
         now = asyncio.get_running_loop().time()
         if self._warned_at is None or now - self._warned_at >= _REMIND_EVERY:
             self._warned_at = now
@@ -242,22 +239,76 @@ class Relay:
             _log.info("The realtime server takes events again", server=self._reverb.address)
 
 
-def _publications(event: OwedEvent) -> list[Publication]:
-    return [
-        Publication(f"{event.event_key}-{index}", channel, event.name, event.data, event.socket_id)
-        for index, channel in enumerate(event.channels)
-    ]
+class _Listeners:
+    """
+    Who can hear: everybody, or after an outage only those who are known to be back.
+
+    What `hear` says changes only in `look`, `leave` and `expect`.
+    """
+
+    def __init__(self, reverb: ReverbClient, backoff: Backoff) -> None:
+        self._reverb = reverb
+        self._backoff = backoff
+        self._expected_until = _NOBODY_IS
+        self._next_look = 0.0
+        self._back: set[str] = set()
+
+    def leave(self) -> None:
+        """Take it that all have lost their connection, as the server is away."""
+        self._expected_until = math.inf
+        self._next_look = 0.0
+        self._back = set()
+
+    def expect(self) -> None:
+        """Take it that all may have lost their connection some time before now."""
+        self.leave()
+        self._expected_until = _now() + self._backoff.return_of_clients
+
+    def hear(self, channel: str) -> bool:
+        """Tell whether there is no reason to keep what is for this channel."""
+        return self._expected_until == _NOBODY_IS or channel in self._back
+
+    @property
+    def are_all_away(self) -> bool:
+        """Tell whether the server has not answered since it was away."""
+        return self._expected_until == math.inf
+
+    def next_look(self) -> float:
+        """Return in how many seconds `look` has something to do."""
+        return min(self._next_look, self._expected_until) - _now()
+
+    async def look(self, waiting: Collection[str]) -> bool:
+        """
+        Find out who is back, of those `waiting` or of all if they are many.
+
+        Returns whether more can hear than before.
+
+        Raises:
+            Unavailable: The server is away again.
+        """
+        if _now() >= self._expected_until:
+            self._expected_until = _NOBODY_IS
+            return True
+        known = len(self._back)
+        try:
+            if len(waiting) > _MOST_ASKED_SINGLY:
+                self._back |= await self._reverb.occupied_channels()
+            else:
+                self._back |= {name for name in waiting if await self._reverb.is_occupied(name)}
+        except (Unavailable, Refused) as error:
+            if isinstance(error, Unavailable) and error.is_away:
+                raise
+            # Where the server does not tell, what could reach nobody waits out its time.
+            _log.debug("The realtime server does not say who listens", reason=str(error))
+        if self.are_all_away:
+            self._expected_until = _now() + self._backoff.return_of_clients
+        self._next_look = _now() + self._backoff.look_again
+        return len(self._back) > known
 
 
-def _groups(parcels: Sequence[_Parcel]) -> Iterator[list[_Parcel]]:
-    """Cut the queue, in order, where the next event's channels would overfill a request."""
-    group: list[_Parcel] = []
-    size = 0
-    for parcel in parcels:
-        if group and size + len(parcel.publications) > MAX_BATCH:
-            yield group
-            group, size = [], 0
-        group.append(parcel)
-        size += len(parcel.publications)
-    if group:
-        yield group
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _publication(event: OwedEvent) -> Publication:
+    return Publication(event.key, event.channel, event.name, event.data, event.socket_id)

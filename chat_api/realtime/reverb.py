@@ -1,8 +1,8 @@
 """The realtime server as its backends see it: the signed HTTP API, one request at a time."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Self
-from urllib.parse import urlencode
+from typing import NamedTuple, Self, TypeVar
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -16,8 +16,17 @@ __all__ = ["MAX_BATCH", "Publication", "Refused", "ReverbApp", "ReverbClient", "
 MAX_BATCH = 10
 """Publications in one request: what every server of this protocol takes."""
 
-# A wrong key, secret, app id or proxy is put right by its operator; what we owe must wait for that.
-_FIXABLE = frozenset({401, 403, 404, 408, 429})
+# What the event itself is refused for. Anything else (a wrong key, secret, app id or proxy) is put
+# right by an operator, and what we owe must wait for that.
+_FINAL = frozenset({400, 413, 422})
+
+# What a proxy says when there is nothing behind it.
+_AWAY = frozenset({502, 503, 504})
+
+_LONGEST_WISH = 60.0  # seconds
+
+
+T = TypeVar("T")
 
 
 class ReverbApp(NamedTuple):
@@ -50,11 +59,15 @@ class _Channels(msgspec.Struct):
     channels: dict[str, object]
 
 
+class _Channel(msgspec.Struct):
+    occupied: bool
+
+
 class Unavailable(Exception):
     """
     The server did not take it now and may later.
 
-    `retry_after` is its own wish, in seconds; `is_away` says that nothing answered at all.
+    `retry_after` is its own wish, in seconds; `is_away` says that there was no server to answer.
     """
 
     def __init__(self, reason: str, retry_after: float = 0.0, *, is_away: bool = False) -> None:
@@ -98,8 +111,11 @@ class ReverbClient:
         """
         Have the server deliver up to `MAX_BATCH` publications, in this order.
 
-        Returns when it has accepted them all. Raises `Unavailable` when publishing again may help
-        and `Refused` when it will not, in which case none of them was accepted.
+        Returns when it has accepted them all.
+
+        Raises:
+            Unavailable: It did not, or there is no telling; publishing again may help.
+            Refused: It accepted none of them and never will.
         """
         items = [_item(publication) for publication in publications]
         if len(items) == 1:
@@ -109,15 +125,23 @@ class ReverbClient:
 
     async def occupied_channels(self) -> set[str]:
         """
-        Return the names of the channels that somebody listens to.
+        Return the names of all channels that somebody listens to.
 
-        Raises `Unavailable` when the server does not say.
+        Raises:
+            Unavailable: The server does not say now.
+            Refused: It never will.
         """
-        answer = await self._request("GET", "channels", b"", {})
-        try:
-            return set(msgspec.json.decode(answer, type=_Channels).channels)
-        except msgspec.DecodeError as error:
-            raise Unavailable(f"it did not list its channels: {error}") from error
+        return set((await self._get("channels", _Channels)).channels)
+
+    async def is_occupied(self, channel: str) -> bool:
+        """
+        Tell whether somebody listens to a channel.
+
+        Raises:
+            Unavailable: The server does not say now.
+            Refused: It never will.
+        """
+        return (await self._get(f"channels/{channel}", _Channel)).occupied
 
     async def is_up(self) -> bool:
         """Tell whether anything answers at the server's address, within a second."""
@@ -132,6 +156,13 @@ class ReverbClient:
         except (aiohttp.ClientError, TimeoutError, OSError):
             return False
 
+    async def _get(self, action: str, wanted: type[T]) -> T:
+        answer = await self._request("GET", action, b"", {})
+        try:
+            return msgspec.json.decode(answer, type=wanted)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Unavailable(f"its answer is not the protocol's: {error}") from error
+
     async def _post(self, action: str, body: bytes, key: str | None) -> None:
         headers = {"Content-Type": "application/json"}
         if key is not None:
@@ -143,7 +174,7 @@ class ReverbClient:
     ) -> bytes:
         assert self._session is not None, "enter the client first"
         app = self._app
-        path = f"/apps/{app.app_id}/{action}"
+        path = quote(f"/apps/{app.app_id}/{action}", safe="/=@,;")
         timestamp = int(self._clock().timestamp())
         query = urlencode(signed_query(app.key, app.secret, method, path, body, timestamp))
         try:
@@ -158,13 +189,16 @@ class ReverbClient:
                 if 200 <= status < 300:
                     return await response.read()
                 words = (await response.content.read(200)).decode(errors="replace").strip()
+                # A page comes from something in between, which knows nothing of events.
+                is_proxys = status == 400 and response.content_type == "text/html"
                 wish = response.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(_reason(error), is_away=True) from error
         reason = f"it answered {status} {words}".rstrip()
-        if 400 <= status < 500 and status not in _FIXABLE:
+        if status in _FINAL and not is_proxys:
             raise Refused(reason)
-        raise Unavailable(reason, float(wish) if wish.isascii() and wish.isdigit() else 0.0)
+        retry_after = float(wish) if wish.isascii() and wish.isdigit() else 0.0
+        raise Unavailable(reason, min(retry_after, _LONGEST_WISH), is_away=status in _AWAY)
 
 
 def _reason(error: Exception) -> str:

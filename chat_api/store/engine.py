@@ -17,6 +17,7 @@ the same order.
 """
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,9 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        path = make_url(url).set(drivername="sqlite")
+        path = make_url(url)
+        assert path.database, "what is said would be lost with the process"
+        _create_private(path.database)
         # What people said has no business in a log, so errors do not quote it (hide_parameters).
         # Single queries need no transaction, and so neither a BEGIN nor a ROLLBACK.
         self._readers = create_engine(
@@ -227,6 +230,10 @@ class _Writer:
                             job.run(connection)
                     except Exception as error:
                         job.error = error
+                        if not _is_in_transaction(connection):
+                            # On a full or failing disk SQLite takes everything back, the work of
+                            # the jobs before this one too.
+                            raise
         except BaseException as error:
             # Not committed: whatever the jobs believe, none of them happened.
             for job in jobs:
@@ -238,6 +245,14 @@ def _announce(jobs: Sequence[_Job[Any]]) -> None:
         job.announce()
 
 
+def _create_private(file: str) -> None:
+    """Make the file for its owner alone; SQLite gives those beside it the same rights."""
+    try:
+        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError:
+        pass  # opening the database will say why
+
+
 def _set_pragmas(connection: Any, record: object) -> None:
     for pragma in _PRAGMAS:
         connection.execute(pragma)
@@ -245,6 +260,11 @@ def _set_pragmas(connection: Any, record: object) -> None:
 
 def _leave_transactions_to_us(connection: Any, record: object) -> None:
     connection.isolation_level = None
+
+
+def _is_in_transaction(connection: Connection) -> bool:
+    driver: Any = connection.connection.dbapi_connection
+    return bool(driver.in_transaction)
 
 
 def _begin_as_writer(connection: Connection) -> None:

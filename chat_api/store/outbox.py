@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from chat_api.store.engine import Store, UnitOfWork
 from chat_api.store.tables import OutboxRow
@@ -19,14 +19,32 @@ __all__ = ["Backlog", "Outbox", "OwedEvent"]
 
 # Built once: putting a statement together costs more than running it.
 _ADD = insert(OutboxRow)
+_OLDEST = (
+    select(
+        OutboxRow.id,
+        OutboxRow.event_key,
+        OutboxRow.channel,
+        OutboxRow.name,
+        OutboxRow.data,
+        OutboxRow.socket_id,
+        OutboxRow.expires_at,
+    )
+    .where(OutboxRow.refused_at.is_(None), OutboxRow.id > bindparam("after"))
+    .order_by(OutboxRow.id)
+    .limit(bindparam("limit"))
+)
 
 
 class OwedEvent(NamedTuple):
-    """One event as it waits; `data` is the JSON text that clients will get."""
+    """
+    One event on one channel as it waits; `data` is the JSON text that clients will get.
+
+    `key` names it for ever: a server that is sent the same key again knows that it has had it.
+    """
 
     id: int
-    event_key: str
-    channels: tuple[str, ...]
+    key: str
+    channel: str
     name: str
     data: str
     socket_id: str | None
@@ -38,7 +56,7 @@ class OwedEvent(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """How much is owed, since when (None when nothing is), and how much was given up."""
+    """How many events are owed, since when (None when none is), and how many were given up."""
 
     owed: int
     oldest: datetime | None
@@ -62,48 +80,27 @@ class Outbox:
         created_at: datetime,
         expires_at: datetime | None,
     ) -> None:
-        """Owe an event from the moment the unit of work is committed."""
+        """Owe an event on each of the channels, from the moment the unit of work is committed."""
         unit.connection.execute(
             _ADD,
-            {
-                "event_key": secrets.token_hex(16),
-                "channels": " ".join(channels),
-                "name": name,
-                "data": data,
-                "socket_id": socket_id,
-                "created_at": created_at,
-                "expires_at": expires_at,
-            },
+            [
+                {
+                    "event_key": secrets.token_hex(16),
+                    "channel": channel,
+                    "name": name,
+                    "data": data,
+                    "socket_id": socket_id,
+                    "created_at": created_at,
+                    "expires_at": expires_at,
+                }
+                for channel in channels
+            ],
         )
 
-    async def oldest(self, limit: int) -> list[OwedEvent]:
-        """Return up to `limit` owed events, in commit order."""
-        query = (
-            select(
-                OutboxRow.id,
-                OutboxRow.event_key,
-                OutboxRow.channels,
-                OutboxRow.name,
-                OutboxRow.data,
-                OutboxRow.socket_id,
-                OutboxRow.expires_at,
-            )
-            .where(OutboxRow.refused_at.is_(None))
-            .order_by(OutboxRow.id)
-            .limit(limit)
-        )
-        return [
-            OwedEvent(
-                row.id,
-                row.event_key,
-                tuple(row.channels.split(" ")),
-                row.name,
-                row.data,
-                row.socket_id,
-                row.expires_at,
-            )
-            for row in await self._store.all(query)
-        ]
+    async def oldest(self, limit: int, *, after: int = 0) -> list[OwedEvent]:
+        """Return up to `limit` owed events in commit order, of those with an id above `after`."""
+        rows = await self._store.all(_OLDEST, {"limit": limit, "after": after})
+        return [OwedEvent(*row) for row in rows]
 
     async def settle(self, ids: Sequence[int]) -> None:
         """Forget events that the server has, or that have expired."""

@@ -48,12 +48,11 @@ class Base(DeclarativeBase):
 
 class OutboxRow(Base):
     """
-    An event that was decided on and has not reached the realtime server yet.
+    An event on one channel that was decided on and has not reached the realtime server yet.
 
     Written in the transaction of what it announces, deleted once the server has it. `event_key` is
-    unique for ever, unlike `id`, which starts again in a new database. `channels` are separated by
-    spaces, which no channel name holds. A row with `refused_at` is kept for people to look at and
-    never sent again.
+    unique for ever, unlike `id`, which starts again in a new database. A row with `refused_at` is
+    kept for people to look at and never sent again.
     """
 
     __tablename__ = "outbox"
@@ -61,8 +60,8 @@ class OutboxRow(Base):
     __table_args__: Any = ({"sqlite_autoincrement": True},)
 
     id: Mapped[Id]
-    event_key: Mapped[str] = mapped_column(String(32))
-    channels: Mapped[str] = mapped_column(Text)
+    event_key: Mapped[str] = mapped_column(String(40))
+    channel: Mapped[str] = mapped_column(String(200))
     name: Mapped[str] = mapped_column(String(200))
     data: Mapped[str] = mapped_column(Text)
     socket_id: Mapped[str | None] = mapped_column(String(64))

@@ -74,7 +74,10 @@ async def _frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
             response = _failure(_as_chat_error(error), error.status)
         except Exception:
             _log.exception(
-                "Request failed", method=request.method, path=request.path, request_id=request_id
+                "Request failed",
+                method=request.method,
+                path=request.rel_url.raw_path,
+                request_id=request_id,
             )
             response = _failure(
                 ChatError(f"Something went wrong here. Report it with the id {request_id}.")
@@ -82,11 +85,12 @@ async def _frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
     response.headers.update(_CORS)
     response.headers["X-Request-ID"] = request_id
     response.headers["Server"] = "chat-api"
-    # Path only: a query string may hold what should not be kept.
+    # Path only: a query string may hold what should not be kept. As it was sent: decoded, it could
+    # hold what moves the cursor of the terminal it is read on.
     _log.debug(
         "Request",
         method=request.method,
-        path=request.path,
+        path=request.rel_url.raw_path,
         status=response.status,
         address=request.remote,
         request_id=request_id,

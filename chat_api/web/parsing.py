@@ -42,7 +42,11 @@ class RequestReader(Generic[Input]):
         Return the request as the route's handler wants it.
 
         Who is asking is settled first: whoever may not ask learns nothing about their input.
-        Raises `Unauthenticated`, `Malformed` and `TooLarge`.
+
+        Raises:
+            Unauthenticated: The route needs a valid token.
+            Malformed: The input is unreadable, or did not arrive in time.
+            TooLarge: The body is longer than the server reads.
         """
         identity = None
         if not self._route.is_open:

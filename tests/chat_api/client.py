@@ -15,12 +15,15 @@ class Reply(NamedTuple):
 
 
 class Client:
-    """Requests to one API as one person, or as nobody without a token."""
+    """Requests to one API as one person, whose id is `user_id`, or as nobody without a token."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None = None) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, token: str | None = None, user_id: int = 0
+    ) -> None:
         self.session = session
         self.url = url
         self.token = token
+        self.user_id = user_id
 
     async def ask(
         self,
@@ -61,4 +64,4 @@ class Client:
     async def log_in(self, email: str, password: str = "password") -> "Client":
         reply = await self.post("/api/login", {"email": email, "password": password})
         assert reply.status == 200, reply
-        return Client(self.session, self.url, reply.body["token"])
+        return Client(self.session, self.url, reply.body["token"], reply.body["user"]["id"])

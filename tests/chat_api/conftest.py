@@ -1,6 +1,7 @@
 """A chat API of one's own for each test, with its database and a realtime server to publish to."""
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +12,15 @@ from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import CHEAP_HASHER, World, settings_for
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the settings of whoever runs the tests out of them."""
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("CHAT_", "REVERB_")):
+            monkeypatch.delenv(name)
 
 
 @pytest.fixture(scope="session")

@@ -45,6 +45,10 @@ class RealtimeReceiver:
         """While set, requests are taken and answered when it happens."""
         self.occupied = {"private-user.1", "private-user.2"}
         """The channels that somebody is said to listen to."""
+        self.looks: list[str] = []
+        """What was asked about them: `channels`, or the name of a single one."""
+        self.tells = True
+        """Whether such questions are answered."""
         self.port = 0
         self._keys: set[str] = set()
         self._news = asyncio.Condition()
@@ -66,6 +70,7 @@ class RealtimeReceiver:
         app.router.add_post(f"/apps/{APP_ID}/events", self._events)
         app.router.add_post(f"/apps/{APP_ID}/batch_events", self._events)
         app.router.add_get(f"/apps/{APP_ID}/channels", self._channels)
+        app.router.add_get(f"/apps/{APP_ID}/channels/{{name}}", self._channels)
         app.router.add_get("/up", self._up)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -91,6 +96,14 @@ class RealtimeReceiver:
         return web.json_response({"health": "OK"})
 
     async def _channels(self, request: web.Request) -> web.Response:
+        name = request.match_info.get("name")
+        async with self._news:
+            self.looks.append(name or "channels")
+            self._news.notify_all()
+        if not self.tells:
+            return web.Response(status=403, text="not you")
+        if name is not None:
+            return web.json_response({"occupied": name in self.occupied})
         return web.json_response({"channels": {name: {} for name in self.occupied}})
 
     async def _events(self, request: web.Request) -> web.Response:

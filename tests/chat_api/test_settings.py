@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chat_api.realtime.reverb import ReverbApp
-from chat_api.settings import Settings, SettingsError, environment
+from chat_api.settings import Settings, WrongSetting, load_environment
 
 STRONG = "3f1c9a7be2d84650b7c1de90aa5f2c68"
 LEAST = {
@@ -18,7 +18,7 @@ LEAST = {
 
 
 def test_the_defaults_are_for_one_machine() -> None:
-    assert Settings.read(LEAST) == Settings(
+    assert Settings.from_environment(LEAST) == Settings(
         jwt_secret=STRONG,
         reverb=ReverbApp("1001", "key", "secret", "127.0.0.1", 8080, "http"),
         host="127.0.0.1",
@@ -33,12 +33,12 @@ def test_the_defaults_are_for_one_machine() -> None:
 
 
 def test_everything_can_be_set() -> None:
-    settings = Settings.read(
+    settings = Settings.from_environment(
         LEAST
         | {
-            "CHAT_HOST": " 0.0.0.0 ",
+            "CHAT_HOST": "0.0.0.0",
             "CHAT_PORT": "0",
-            "CHAT_DATABASE_URL": "sqlite+aiosqlite:////var/lib/chat.sqlite3",
+            "CHAT_DATABASE_URL": "sqlite:////var/lib/chat.sqlite3",
             "CHAT_JWT_TTL": "3600",
             "CHAT_SEED": "false",
             "CHAT_EVENT_NAMESPACE": "App\\Events",
@@ -55,7 +55,7 @@ def test_everything_can_be_set() -> None:
         reverb=ReverbApp("1001", "key", "secret", "reverb.example.com", 443, "https"),
         host="0.0.0.0",
         port=0,
-        database_url="sqlite+aiosqlite:////var/lib/chat.sqlite3",
+        database_url="sqlite:////var/lib/chat.sqlite3",
         jwt_lifetime=timedelta(hours=1),
         event_namespace="App\\Events",
         messages_per_minute=0,
@@ -64,76 +64,79 @@ def test_everything_can_be_set() -> None:
 
 
 PUBLIC = {"CHAT_HOST": "0.0.0.0"}
-HOW_TO = 'make one with python -c "import secrets; print(secrets.token_hex(32))".'
+HOW_TO = 'make one with python -c "import secrets; print(secrets.token_hex(32))"'
 
 WRONG: list[tuple[dict[str, str], str]] = [
-    *(
-        ({name: value}, f"{name} is not set: put it into the environment or .env.")
-        for name in LEAST
-        for value in ("", "  ")
-    ),
-    ({"CHAT_PORT": "http"}, "CHAT_PORT must be a whole number from 0 to 65535, not 'http'."),
-    ({"CHAT_PORT": "-1"}, "CHAT_PORT must be a whole number from 0 to 65535, not '-1'."),
-    ({"CHAT_PORT": "65536"}, "CHAT_PORT must be a whole number from 0 to 65535, not '65536'."),
-    ({"REVERB_PORT": "0"}, "REVERB_PORT must be a whole number from 1 to 65535, not '0'."),
-    ({"CHAT_JWT_TTL": "1"}, "CHAT_JWT_TTL must be a whole number from 60 to 31622400, not '1'."),
+    ({"CHAT_PORT": "http"}, "CHAT_PORT must be a whole number, not 'http'"),
+    ({"CHAT_PORT": "-1"}, "CHAT_PORT must be 0 to 65535, not -1"),
+    ({"CHAT_PORT": "65536"}, "CHAT_PORT must be 0 to 65535, not 65536"),
+    ({"REVERB_PORT": "0"}, "REVERB_PORT must be 1 to 65535, not 0"),
+    ({"CHAT_JWT_TTL": "1"}, "CHAT_JWT_TTL must be 60 to 31622400, not 1"),
     (
         {"CHAT_MESSAGES_PER_MINUTE": "many"},
-        "CHAT_MESSAGES_PER_MINUTE must be a whole number from 0 to 1000000, not 'many'.",
+        "CHAT_MESSAGES_PER_MINUTE must be a whole number, not 'many'",
     ),
     (
         {"CHAT_LOGINS_PER_MINUTE": "1.5"},
-        "CHAT_LOGINS_PER_MINUTE must be a whole number from 0 to 1000000, not '1.5'.",
+        "CHAT_LOGINS_PER_MINUTE must be a whole number, not '1.5'",
     ),
-    ({"CHAT_HOST": "a b"}, "CHAT_HOST must be a host name or an IP address, not 'a b'."),
+    ({"CHAT_HOST": "a b"}, "CHAT_HOST must be an address or a host name, not 'a b'"),
     (
         {"REVERB_HOST": "http://x"},
-        "REVERB_HOST must be a host name or an IP address, not 'http://x'.",
+        "REVERB_HOST must be an address or a host name, not 'http://x'",
     ),
-    ({"REVERB_SCHEME": "wss"}, "REVERB_SCHEME must be http or https, not 'wss'."),
-    ({"CHAT_SEED": "maybe"}, "CHAT_SEED must be 1 or 0, not 'maybe'."),
+    ({"REVERB_SCHEME": "wss"}, "REVERB_SCHEME must be http or https, not 'wss'"),
+    ({"CHAT_SEED": "maybe"}, "CHAT_SEED must be true or false, not 'maybe'"),
     (
         {"CHAT_EVENT_NAMESPACE": "App/Events"},
-        "CHAT_EVENT_NAMESPACE must look like App\\Events or App.Events, not 'App/Events'.",
+        "CHAT_EVENT_NAMESPACE must look like App\\Events or App.Events, not 'App/Events'",
     ),
-    (
-        {"REVERB_APP_ID": "1/2"},
-        "REVERB_APP_ID must be made of letters, digits, - and _, at most 100 of them.",
+    *(
+        (
+            {name: value},
+            f"{name} must be printable ASCII without spaces, slashes and colons",
+        )
+        for name in ("REVERB_APP_ID", "REVERB_APP_KEY")
+        for value in ("1/2", "k y", "k:y", "kéy", "k\ty", "key\n", "")
     ),
-    (
-        {"REVERB_APP_KEY": "k y"},
-        "REVERB_APP_KEY must be made of letters, digits, - and _, at most 100 of them.",
-    ),
-    (
-        {"CHAT_DATABASE_URL": "chat.sqlite3"},
-        "CHAT_DATABASE_URL must be a URL such as sqlite:///chat.sqlite3.",
-    ),
-    (
-        {"CHAT_DATABASE_URL": "postgresql+asyncpg://user:secret@db/chat"},
-        "CHAT_DATABASE_URL must start with sqlite:///, the only database so far.",
+    ({"REVERB_APP_SECRET": "a\nb"}, "REVERB_APP_SECRET must be text on one line, not empty"),
+    ({"CHAT_JWT_SECRET": ""}, "CHAT_JWT_SECRET must be text on one line, not empty"),
+    *(
+        (
+            {"CHAT_DATABASE_URL": url},
+            "CHAT_DATABASE_URL must be sqlite:///PATH, the only kind of database so far",
+        )
+        for url in (
+            "chat.sqlite3",
+            "sqlite://",
+            "sqlite:///",
+            "sqlite:///chat.sqlite3?mode=memory",
+            "sqlite+aiosqlite:///chat.sqlite3",
+            "postgresql+asyncpg://user:secret@db/chat",
+        )
     ),
     *(
         (
             {"CHAT_DATABASE_URL": url},
-            "CHAT_DATABASE_URL must name a file: what is said would be lost with the process.",
+            "CHAT_DATABASE_URL must name a file: what is said would be lost with the process",
         )
-        for url in ("sqlite://", "sqlite:///:memory:")
+        for url in ("sqlite:///:memory:", "sqlite:///file::memory:")
     ),
     (
         PUBLIC | {"CHAT_SEED": "1"},
-        "CHAT_SEED=1 opens accounts whose password everybody knows, and CHAT_HOST=0.0.0.0 lets "
-        "everybody in: use 127.0.0.1, or leave CHAT_SEED out.",
+        "CHAT_SEED opens accounts whose password everybody knows, and 0.0.0.0 can be reached from "
+        "outside: leave it out, or listen on 127.0.0.1",
     ),
     (
         PUBLIC | {"CHAT_JWT_SECRET": "short"},
-        "CHAT_JWT_SECRET has 5 characters and needs 32, which is not enough on a public "
+        "CHAT_JWT_SECRET has 5 characters and needs 32, which is not enough where others can reach "
         f"CHAT_HOST: {HOW_TO}",
     ),
     *(
         (
             PUBLIC | {"CHAT_JWT_SECRET": secret},
-            "CHAT_JWT_SECRET is easy to guess, which is not enough on a public CHAT_HOST: "
-            f"{HOW_TO}",
+            "CHAT_JWT_SECRET is easy to guess, which is not enough where others can reach "
+            f"CHAT_HOST: {HOW_TO}",
         )
         for secret in (
             "a" * 64,
@@ -144,18 +147,49 @@ WRONG: list[tuple[dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "line"), WRONG, ids=[line for _, line in WRONG])
+@pytest.mark.parametrize(("changes", "line"), WRONG)
 def test_a_wrong_setting_is_explained_in_one_line(changes: dict[str, str], line: str) -> None:
-    with pytest.raises(SettingsError) as error:
-        Settings.read(LEAST | changes)
+    with pytest.raises(WrongSetting) as error:
+        Settings.from_environment(LEAST | changes)
 
     assert str(error.value) == line
     assert "secret@db" not in line
 
 
+@pytest.mark.parametrize("name", LEAST)
+def test_what_has_no_default_must_be_set(name: str) -> None:
+    variables = {**LEAST}
+    del variables[name]
+
+    with pytest.raises(WrongSetting) as error:
+        Settings.from_environment(variables)
+
+    assert str(error.value) == f"{name} must be set, in the environment or in .env"
+
+
+def test_the_command_line_overrules() -> None:
+    variables = LEAST | {"CHAT_HOST": "0.0.0.0", "CHAT_PORT": "http"}
+
+    settings = Settings.from_environment(variables, host="::1", port=0)
+
+    assert (settings.host, settings.port) == ("::1", 0)
+    with pytest.raises(
+        WrongSetting, match=r"^CHAT_HOST must be an address or a host name, not ''$"
+    ):
+        Settings.from_environment(variables, host="")
+
+
+def test_apps_may_have_the_names_that_the_websocket_server_takes() -> None:
+    settings = Settings.from_environment(
+        LEAST | {"REVERB_APP_ID": "shop.example!", "REVERB_APP_KEY": "~key+=?#%"}
+    )
+
+    assert (settings.reverb.app_id, settings.reverb.key) == ("shop.example!", "~key+=?#%")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "localhost", "::1"])
 def test_on_this_machine_alone_a_weak_secret_will_do(host: str) -> None:
-    settings = Settings.read(
+    settings = Settings.from_environment(
         LEAST | {"CHAT_HOST": host, "CHAT_JWT_SECRET": "secret", "CHAT_SEED": "1"}
     )
 
@@ -164,15 +198,36 @@ def test_on_this_machine_alone_a_weak_secret_will_do(host: str) -> None:
 
 
 def test_no_secret_shows_in_the_settings_own_description() -> None:
-    description = repr(Settings.read(LEAST | {"REVERB_APP_SECRET": "very-secret"}))
+    description = repr(Settings.from_environment(LEAST | {"REVERB_APP_SECRET": "very-secret"}))
 
     assert STRONG not in description
     assert "very-secret" not in description
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
-    file = tmp_path / ".env"
-    file.write_text("CHAT_PORT=1\nCHAT_HOST='localhost'\nEMPTY\n")
+    assert load_environment({"CHAT_PORT": "2"}, tmp_path) == {"CHAT_PORT": "2"}
 
-    assert environment({"CHAT_PORT": "2"}, file) == {"CHAT_PORT": "2", "CHAT_HOST": "localhost"}
-    assert environment({"CHAT_PORT": "2"}, tmp_path / "none") == {"CHAT_PORT": "2"}
+    (tmp_path / ".env").write_text("CHAT_PORT=1\nCHAT_HOST='localhost'\nNO_VALUE\n")
+
+    assert load_environment({"CHAT_PORT": "2"}, tmp_path) == {
+        "CHAT_PORT": "2",
+        "CHAT_HOST": "localhost",
+    }
+
+
+@pytest.mark.parametrize("nothing", ["", "null", "(null)", "NULL", "empty", "(empty)"])
+def test_empty_and_null_mean_not_set(tmp_path: Path, nothing: str) -> None:
+    (tmp_path / ".env").write_text(f"CHAT_PORT={nothing}\n")
+
+    assert load_environment({"CHAT_HOST": nothing}, tmp_path) == {}
+
+
+def test_a_file_of_another_encoding_is_explained(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("\ufeffCHAT_PORT=1".encode())
+    assert load_environment({}, tmp_path) == {"CHAT_PORT": "1"}
+
+    (tmp_path / ".env").write_bytes("CHAT_PORT=1".encode("utf-16"))
+    with pytest.raises(WrongSetting) as error:
+        load_environment({}, tmp_path)
+
+    assert str(error.value) == f"{tmp_path}/.env must be UTF-8: invalid start byte at byte 0"

@@ -30,7 +30,7 @@ def settings_for(database: Path, reverb: ReverbApp) -> Settings:
     )
 
 
-QUICKLY = Backoff(first=0.01, longest=0.05, return_of_clients=0.1)
+QUICKLY = Backoff(first=0.01, longest=0.05, return_of_clients=0.1, look_again=0.02)
 
 
 @asynccontextmanager

@@ -36,8 +36,10 @@ class Passwords:
         """
         Tell whether `password` is the one whose hash is stored.
 
-        Without a stored hash the answer is False and takes just as long. Raises `TooMany` when so
-        many checks are waiting that this one would not be answered in reasonable time.
+        Without a stored hash the answer is False and takes just as long.
+
+        Raises:
+            TooMany: So many checks are waiting that this one would take longer than clients do.
         """
         if self._pending >= self._most:
             raise TooMany("Too many logins at once. Try again in 1 s.", retry_after=1)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import msgspec
 
 from chat_api.features import Feature
-from chat_api.features.auth.service import STAFF, Accounts, Person, user_view
+from chat_api.features.auth.service import STAFF, Accounts, user_view
 from chat_api.kernel.errors import Malformed
-from chat_api.kernel.routes import Answer, Call, Caller, NoInput, Route
+from chat_api.kernel.routes import Answer, Call, Caller, NoInput, Person, Route
 from chat_api.realtime.channel_rules import ChannelRule, ChannelRules, Grant
 from reverb_py.protocol.channel_names import Access, is_channel_name, kind_of
 from reverb_py.protocol.signing import channel_auth, user_auth
@@ -136,5 +136,5 @@ def _checked_socket_id(socket_id: str) -> str:
     return socket_id
 
 
-def _account_view(person: Person | Caller, role: str, tenants: list[str]) -> dict[str, object]:
+def _account_view(person: Person, role: str, tenants: list[str]) -> dict[str, object]:
     return {**user_view(person), "name": person.name, "role": role, "tenants": tenants}

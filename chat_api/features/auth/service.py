@@ -10,13 +10,13 @@ from chat_api.features.auth.models import RevokedToken, User
 from chat_api.features.auth.passwords import Passwords
 from chat_api.features.auth.tokens import InvalidToken, IssuedToken, Tokens
 from chat_api.kernel.clock import Clock
-from chat_api.kernel.errors import Conflict, Unauthenticated, Unprocessable
-from chat_api.kernel.routes import Caller
+from chat_api.kernel.errors import Conflict, TooMany, Unauthenticated, Unprocessable
+from chat_api.kernel.routes import Caller, Person
 from chat_api.kernel.texts import checked_text
-from chat_api.kernel.throttling import Throttle
+from chat_api.kernel.throttling import Throttle, network_of
 from chat_api.store.engine import Store, UnitOfWork
 
-__all__ = ["ROLES", "STAFF", "Accounts", "Login", "Person", "user_view"]
+__all__ = ["ROLES", "STAFF", "Accounts", "Login", "user_view"]
 
 ROLES: Final = ("user", "agent", "supervisor")
 STAFF: Final = frozenset({"agent", "supervisor"})
@@ -36,20 +36,6 @@ _TOKEN_HOLDER = select(
 ).where(User.id == bindparam("user_id"))
 
 
-class Person(NamedTuple):
-    """An account as others may see it."""
-
-    id: int
-    email: str
-    first_name: str
-    last_name: str
-
-    @property
-    def name(self) -> str:
-        """Return the full name."""
-        return f"{self.first_name} {self.last_name}".strip()
-
-
 class Login(NamedTuple):
     """A successful login."""
 
@@ -59,7 +45,7 @@ class Login(NamedTuple):
     tenants: tuple[str, ...]
 
 
-def user_view(person: Person | Caller) -> dict[str, Any]:
+def user_view(person: Person) -> dict[str, Any]:
     """Return an account as clients know it, with its id as a number."""
     return {
         "id": person.id,
@@ -73,8 +59,8 @@ class Accounts:
     """
     The accounts of one store.
 
-    Attempts to log in are throttled per address given (`per_account`) and per network address
-    (`per_address`); those that succeed do not count.
+    Attempts to log in are throttled per email address (`per_account`) and per network that they
+    come from (`per_address`); those that succeed do not count.
     """
 
     def __init__(
@@ -98,13 +84,20 @@ class Accounts:
         """
         Return a token for the account with this email and password.
 
-        A `role` must be the account's; `agent` stands for all staff. Raises `Unauthenticated`, in
-        the same words and after the same time whatever was wrong, and `TooMany`.
+        A `role` must be the account's; `agent` stands for all staff. `address` is where the attempt
+        comes from.
+
+        Raises:
+            Unprocessable: The email address or the password cannot be one.
+            Unauthenticated: There is no such login. The words and the time it takes are the same
+                whatever was wrong.
+            TooMany: Too many attempts have failed, or too many are being made.
         """
         email = checked_text(email, "email", longest=320).strip().lower()
         checked_text(password, "password", longest=_MAX_PASSWORD, may_be_empty=True)
-        await self._per_address.hit(address)
-        await self._per_account.hit(email)
+        network = network_of(address)
+        self._per_address.hit(network)
+        self._per_account.hit(email)
         query = select(
             User.id,
             User.email,
@@ -115,13 +108,16 @@ class Accounts:
             User.password_hash,
         ).where(User.email == email)
         row = await self._store.one_or_none(query)
-        is_right = await self._passwords.verify(
-            password, None if row is None else row.password_hash
-        )
+        try:
+            is_right = await self._passwords.verify(
+                password, None if row is None else row.password_hash
+            )
+        except TooMany:
+            self._do_not_count(email, network)  # nobody looked at the password
+            raise
         if row is None or not is_right or not _plays(row.role, role):
             raise Unauthenticated(_WRONG)
-        await self._per_account.give_back(email)
-        await self._per_address.give_back(address)
+        self._do_not_count(email, network)
         person = Person(row.id, row.email, row.first_name, row.last_name)
         tenants = tuple(row.tenants.split())
         token = self._tokens.issue(
@@ -132,6 +128,10 @@ class Accounts:
             tenants=tenants,
         )
         return Login(token, person, row.role, tenants)
+
+    def _do_not_count(self, email: str, network: str) -> None:
+        self._per_account.give_back(email)
+        self._per_address.give_back(network)
 
     async def log_out(self, caller: Caller) -> None:
         """Revoke the caller's token, which is refused from then on, also after a restart."""
@@ -155,8 +155,9 @@ class Accounts:
         """
         Return whom a bearer token names.
 
-        Raises `Unauthenticated` when it is not a valid token of ours, has expired or was revoked,
-        or when its account is gone or has another role by now.
+        Raises:
+            Unauthenticated: It is not a valid token of ours, has expired or was revoked, or its
+                account is gone or has another role by now.
         """
         try:
             claims = self._tokens.read(token)
@@ -191,8 +192,9 @@ class Accounts:
         """
         Open an account.
 
-        Raises `Unprocessable` for an address, a name, a role or a password that cannot be, and
-        `Conflict` when the address has an account.
+        Raises:
+            Unprocessable: The address, a name, the role or the password cannot be one.
+            Conflict: The address has an account.
         """
         email = checked_text(email, "email", longest=320).strip().lower()
         if "@" not in email[1:-1] or any(character.isspace() for character in email):

@@ -73,7 +73,12 @@ class Tokens:
         return IssuedToken(text, self._lifetime)
 
     def read(self, text: str) -> Claims:
-        """Return what a token says. Raises `InvalidToken`, without telling what is wrong."""
+        """
+        Return what a token says.
+
+        Raises:
+            InvalidToken: It is not good (any more); what is wrong with it is not told.
+        """
         try:
             claims = jwt.decode(
                 text,

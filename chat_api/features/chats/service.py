@@ -27,7 +27,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from chat_api.features.auth.models import User
-from chat_api.features.auth.service import Person, user_view
+from chat_api.features.auth.service import user_view
 from chat_api.features.chats.events import (
     message_sent,
     messages_read,
@@ -37,13 +37,13 @@ from chat_api.features.chats.events import (
 from chat_api.features.chats.models import DirectChat, DirectMessage
 from chat_api.kernel.clock import Clock, wire_time
 from chat_api.kernel.errors import Forbidden, NotFound, Unprocessable
-from chat_api.kernel.routes import Caller
-from chat_api.kernel.texts import checked_text
+from chat_api.kernel.routes import Caller, Person
+from chat_api.kernel.texts import checked_text, full_name
 from chat_api.kernel.throttling import Throttle
 from chat_api.realtime.broadcaster import Broadcaster
 from chat_api.store.engine import Store, UnitOfWork
 
-__all__ = ["Chats", "Draft", "Sent"]
+__all__ = ["MAX_MESSAGE_IDS", "Chats", "Draft", "Sent"]
 
 MAX_CONTENT: Final = 4_000
 MAX_METADATA_BYTES: Final = 4_000
@@ -108,7 +108,9 @@ class Chats:
         """
         Return the chat of the caller and another person, and whether it had to be opened.
 
-        Raises `NotFound` when there is no such person and `Unprocessable` for a chat with oneself.
+        Raises:
+            NotFound: There is no such person.
+            Unprocessable: It would be a chat with oneself.
         """
         opened = await self._opened_with(caller, other_id)
         query = _chats_of(caller).where(_is_of(caller.id, other_id))
@@ -121,7 +123,11 @@ class Chats:
         """
         Return the last `limit` messages (of those before a message id), oldest first.
 
-        The flag tells whether there are older ones. Raises `NotFound` and `Forbidden`.
+        The flag tells whether there are older ones.
+
+        Raises:
+            NotFound: There is no such chat.
+            Forbidden: It is not the caller's.
         """
         query = (
             select(*_MESSAGE_COLUMNS, User.first_name, User.last_name)
@@ -137,7 +143,7 @@ class Chats:
         if not rows:
             _other_of(caller, await self._store.one_or_none(_MEMBERS, {"chat_id": chat_id}))
         messages = [
-            _message_view(row, f"{row.first_name} {row.last_name}".strip())
+            _message_view(row, full_name(row.first_name, row.last_name))
             for row in reversed(rows[:limit])
         ]
         return messages, len(rows) > limit
@@ -145,7 +151,12 @@ class Chats:
     async def history_with(
         self, caller: Caller, other_id: int, *, limit: int, before: int | None
     ) -> tuple[list[dict[str, Any]], bool]:
-        """Return the same for the chat with a person; nothing if the two never had one."""
+        """
+        Return the same for the chat with a person; nothing if the two never had one.
+
+        Raises:
+            NotFound: There is no such person.
+        """
         chat_id = await self._chat_with(caller, other_id)
         if chat_id is None:
             return [], False
@@ -158,19 +169,31 @@ class Chats:
         Store a message and tell both people, except the connection it came from.
 
         A draft whose `temp_id` the sender has used in this chat changes nothing and returns the
-        first message, also when the two requests race. Raises `Unprocessable`, `NotFound`,
-        `Forbidden` and `TooMany`.
+        first message, also when the two requests race.
+
+        Raises:
+            Unprocessable: The draft is empty or too long.
+            NotFound: There is no such chat.
+            Forbidden: It is not the caller's.
+            TooMany: The caller sends too fast.
         """
         _check(draft)
-        await self._message_throttle.hit(str(caller.id))
+        self._message_throttle.hit(str(caller.id))
         return await self._send(caller, chat_id, draft, from_socket)
 
     async def send_to(
         self, caller: Caller, other_id: int, draft: Draft, *, from_socket: str | None
     ) -> Sent:
-        """Send to a person, opening the chat if this is its first message; otherwise as `send`."""
+        """
+        Send to a person, opening the chat if this is its first message; otherwise as `send`.
+
+        Raises:
+            Unprocessable: The draft is empty or too long, or for the caller.
+            NotFound: There is no such person.
+            TooMany: The caller sends too fast.
+        """
         _check(draft)
-        await self._message_throttle.hit(str(caller.id))
+        self._message_throttle.hit(str(caller.id))
         await self._opened_with(caller, other_id)
         [(chat_id,)] = await self._store.all(
             select(DirectChat.id).where(_is_of(caller.id, other_id))
@@ -183,9 +206,14 @@ class Chats:
         """
         Tell the other person that the caller is writing.
 
-        Having stopped is told by silence: the event has no form for it. Raises as `send` does.
+        Having stopped is told by silence: the event has no form for it.
+
+        Raises:
+            NotFound: There is no such chat.
+            Forbidden: It is not the caller's.
+            TooMany: The caller types too fast.
         """
-        await self._typing_throttle.hit(str(caller.id))
+        self._typing_throttle.hit(str(caller.id))
         other_id = _other_of(caller, await self._store.one_or_none(_MEMBERS, {"chat_id": chat_id}))
         if not is_typing:
             return
@@ -206,7 +234,11 @@ class Chats:
         Mark what the other person wrote as read: these messages, or all when None.
 
         Returns the ids that were unread until now, in order, and tells both people about them. Ids
-        of other messages are ignored. Raises `NotFound` and `Forbidden`.
+        of other messages are ignored.
+
+        Raises:
+            NotFound: There is no such chat.
+            Forbidden: It is not the caller's.
         """
 
         def mark(unit: UnitOfWork) -> list[str]:

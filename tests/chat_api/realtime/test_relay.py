@@ -4,25 +4,30 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
 from sqlalchemy import select
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from chat_api.realtime.broadcaster import Broadcaster, Event
 from chat_api.realtime.relay import Backoff, Relay
 from chat_api.realtime.reverb import ReverbClient
 from chat_api.settings import Settings
 from chat_api.store.engine import Store
-from chat_api.store.outbox import Outbox
+from chat_api.store.outbox import Backlog, Outbox
 from chat_api.store.tables import OutboxRow
 from tests.chat_api.client import Client
 from tests.chat_api.receiver import APP_ID, APP_KEY, APP_SECRET, RealtimeReceiver
 from tests.chat_api.world import SECRET, World, chat_api
 
 MESSAGES = "/api/chats/1/messages"
+PATIENTLY = Backoff(first=0.01, longest=0.02, return_of_clients=60, look_again=0.02)
 
 
 def contents(receiver: RealtimeReceiver, channel: str) -> list[str]:
@@ -47,12 +52,65 @@ async def backlog(world: World) -> int:
     return count
 
 
+def names(receiver: RealtimeReceiver, channel: str) -> list[str]:
+    return [event.name for event in receiver.delivered if event.channel == channel]
+
+
+class Speaker:
+    """Says things through an outbox and a relay of its own, by a clock that stands still."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.now = datetime(2024, 10, 25, tzinfo=UTC)
+        self._store: Store
+        self._broadcaster: Broadcaster
+
+    @asynccontextmanager
+    async def speaking(
+        self, receiver: RealtimeReceiver, backoff: Backoff, drain: float
+    ) -> AsyncIterator[None]:
+        self._store = Store(self._url)
+        outbox = Outbox(self._store)
+        async with ReverbClient(receiver.app, lambda: self.now) as reverb:
+            relay = Relay(outbox, reverb, lambda: self.now, backoff=backoff)
+            self._broadcaster = Broadcaster(outbox, lambda: self.now, relay.wake)
+            async with relay.running(drain=drain):
+                yield
+        await self._store.close()
+
+    async def say(
+        self, channel: str, name: str, also_to: str = "", lifetime: timedelta | None = None
+    ) -> str:
+        channels = [channel, also_to] if also_to else [channel]
+        event = Event(name, {}, lifetime)
+        await self._store.write(lambda unit: self._broadcaster.publish(unit, channels, event))
+        return name
+
+    async def change(self, statement: str) -> None:
+        await self._store.write(lambda unit: unit.connection.exec_driver_sql(statement))
+
+    async def outbox_when_closed(self) -> Backlog:
+        store = Store(self._url)
+        backlog = await Outbox(store).backlog()
+        await store.close()
+        return backlog
+
+
+@asynccontextmanager
+async def relaying(
+    settings: Settings, receiver: RealtimeReceiver, backoff: Backoff = PATIENTLY, drain: float = 5
+) -> AsyncIterator[Speaker]:
+    speaker = Speaker(settings.database_url)
+    async with speaker.speaking(receiver, backoff, drain):
+        yield speaker
+
+
 async def test_what_is_said_while_the_server_is_away_arrives_once_and_in_order(
     world: World,
 ) -> None:
     await world.receiver.go_down()
     sent = await send(world, 40)
-    assert await backlog(world) == 40
+    assert await backlog(world) == 80
 
     await world.receiver.go_up()
 
@@ -112,6 +170,7 @@ async def test_a_killed_api_sends_again_under_the_same_keys(
         "REVERB_APP_KEY": APP_KEY,
         "REVERB_APP_SECRET": APP_SECRET,
         "REVERB_PORT": str(receiver.port),
+        "PYTHONPATH": str(Path(__file__).parents[3]),
     }
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "chat_api", "serve", env=environment, stderr=asyncio.subprocess.PIPE
@@ -144,7 +203,7 @@ async def test_a_killed_api_sends_again_under_the_same_keys(
 
 
 async def test_misconfiguration_and_overload_are_waited_out(world: World) -> None:
-    world.receiver.answers = [500, 401, 403, 404, 408, 503, 302]
+    world.receiver.answers = [500, 401, 403, 404, 405, 408, 426, 429, 503, 302]
 
     sent = await send(world, 3)
 
@@ -163,15 +222,17 @@ async def test_an_event_the_server_will_never_take_is_set_aside_alone(world: Wor
     await world.receiver.hears(12)
     sent.remove("3")
     assert contents(world.receiver, "private-user.2") == sent
-    [row] = await world.api.store.all(
+    rows = await world.api.store.all(
         select(OutboxRow.data, OutboxRow.refusal, OutboxRow.refused_at).where(
             OutboxRow.refused_at.is_not(None)
         )
     )
-    assert '"content":"3"' in row.data
-    assert row.refusal == "it answered 413 Payload too large."
+    assert len(rows) == 2  # one for each of the two people
+    for row in rows:
+        assert '"content":"3"' in row.data
+        assert row.refusal == "it answered 413 Payload too large."
     health = await world.nobody.get("/actuator/health")
-    assert health.body["components"]["relay"]["details"]["refused"] == 1
+    assert health.body["components"]["relay"]["details"]["refused"] == 2
     await world.ali.post(MESSAGES, {"content": "after", "tempId": "after"})
     await world.receiver.hears(14)
     assert contents(world.receiver, "private-user.2") == [*sent, "after"]
@@ -183,6 +244,7 @@ async def test_one_event_to_many_channels_reaches_them_all(
     store = Store(settings.database_url)
     outbox = Outbox(store)
     channels = [f"private-user.{number}" for number in range(25)]
+    receiver.occupied = set(channels)
     async with ReverbClient(settings.reverb, lambda: datetime.now(UTC)) as reverb:
         relay = Relay(outbox, reverb, lambda: datetime.now(UTC))
         broadcaster = Broadcaster(outbox, lambda: datetime.now(UTC), relay.wake, "App.Events")
@@ -201,7 +263,7 @@ async def test_after_an_outage_a_channel_waits_for_its_listeners_and_holds_up_no
 ) -> None:
     receiver.occupied = {"private-user.1"}
     await receiver.go_down()
-    async with World.open(settings, receiver, backoff=Backoff(0.01, 0.02, 60)) as world:
+    async with World.open(settings, receiver, PATIENTLY) as world:
         sent = await send(world, 12)
         await receiver.go_up()
         await receiver.hears(12)
@@ -222,12 +284,202 @@ async def test_a_channel_whose_listeners_stay_away_gets_its_events_all_the_same(
 ) -> None:
     receiver.occupied = set()
     await receiver.go_down()
-    async with World.open(settings, receiver, backoff=Backoff(0.01, 0.02, 0.1)) as world:
+    async with World.open(settings, receiver, Backoff(0.01, 0.02, 0.1)) as world:
         sent = await send(world, 3)
         await receiver.go_up()
         await receiver.hears(6)
 
     assert contents(receiver, "private-user.2") == sent
+
+
+async def test_hundreds_of_events_that_wait_hold_up_no_other_channel(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"here"}
+    async with relaying(settings, receiver) as relay:
+        deserted = [await relay.say("away", str(number)) for number in range(450)]
+        await relay.say("here", "first")
+
+        assert [event.name for event in await receiver.hears(1)] == ["first"]
+        await receiver.until(lambda: len(receiver.looks) > 3)
+        await relay.say("here", "second")
+        await receiver.hears(2)
+        assert names(receiver, "here") == ["first", "second"]
+        assert names(receiver, "away") == []
+
+        receiver.occupied.add("away")
+        await receiver.hears(452)
+
+    assert names(receiver, "away") == deserted
+    assert len(receiver.received) == 452
+
+
+async def test_few_channels_are_asked_about_one_by_one_and_many_all_at_once(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = set()
+    async with relaying(settings, receiver) as relay:
+        ten = [await relay.say(str(number), str(number)) for number in range(10)]
+        await receiver.until(lambda: set(receiver.looks[-10:]) == set(ten))
+        assert "channels" not in receiver.looks
+
+        await relay.say("10", "x")
+        await receiver.until(lambda: receiver.looks[-2:] == ["channels"] * 2)
+        receiver.occupied = {"3", "10", "elsewhere"}
+        await receiver.hears(2)
+        await receiver.until(lambda: set(receiver.looks[-9:]) == set(ten) - {"3"})
+
+    assert {event.channel for event in receiver.received} == {"3", "10"}
+
+
+async def test_what_was_left_over_waits_for_its_listeners_after_a_start_too(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    """Both servers were down, as after a power cut, and nobody is back yet."""
+    await receiver.go_down()
+    async with World.open(settings, receiver) as world:
+        sent = await send(world, 3)
+    receiver.occupied = set()
+    await receiver.go_up()
+
+    async with chat_api(settings, PATIENTLY):
+        await receiver.until(lambda: len(receiver.looks) > 3)
+        assert receiver.received == []
+        receiver.occupied = {"private-user.2"}
+        await receiver.hears(3)
+
+    assert contents(receiver, "private-user.2") == sent
+    assert contents(receiver, "private-user.1") == []
+
+
+async def test_a_second_outage_makes_listeners_awaited_again(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    async with relaying(settings, receiver) as relay:
+        receiver.occupied = {"a"}
+        said = {"a": [await relay.say("a", "1")], "b": [await relay.say("b", "1")]}
+        await receiver.hears(1)
+
+        await receiver.go_down()
+        for channel, events in said.items():
+            events.append(await relay.say(channel, "2"))
+        receiver.occupied = {"b"}
+        looks = len(receiver.looks)
+        await receiver.go_up()
+        await receiver.hears(3)
+        await receiver.until(lambda: receiver.looks[looks:].count("a") > 2)
+        assert names(receiver, "b") == said["b"]
+        assert names(receiver, "a") == ["1"]
+
+        receiver.occupied = {"a"}
+        await receiver.hears(4)
+
+    assert names(receiver, "a") == said["a"]
+
+
+async def test_a_proxy_without_a_server_behind_it_is_an_outage(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    async with relaying(settings, receiver, Backoff(0.01, 0.02, 0.01, 0.01)) as relay:
+        await relay.say("x", "to nobody, for there was no outage")
+        await receiver.hears(1)
+        looks = len(receiver.looks)
+
+        receiver.answers = [502]
+        await relay.say("x", "later")
+        await receiver.hears(2)
+
+    assert receiver.looks[looks:] != []
+
+
+async def test_a_server_that_does_not_say_who_listens_gets_everything_after_a_while(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.tells = False
+    await receiver.go_down()
+    async with World.open(settings, receiver, Backoff(0.01, 0.02, 0.1, 0.02)) as world:
+        sent = await send(world, 3)
+        await receiver.go_up()
+        await receiver.hears(6)
+
+    assert contents(receiver, "private-user.2") == sent
+
+
+async def test_an_event_refused_on_one_channel_still_waits_for_the_listeners_of_another(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"refused"}
+    receiver.refuses = lambda event: event.channel == "refused"
+    async with relaying(settings, receiver) as relay:
+        await relay.say("refused", "x", also_to="away")
+        await receiver.until(lambda: len(receiver.looks) > 5)
+        assert receiver.received == []
+
+        receiver.occupied = {"away"}
+        await receiver.hears(1)
+
+    assert [event.channel for event in receiver.delivered] == ["away"]
+    left = await relay.outbox_when_closed()
+    assert (left.owed, left.refused) == (0, 1)
+
+
+async def test_what_expires_while_it_waits_is_forgotten(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = set()
+    async with relaying(settings, receiver) as relay:
+        await relay.say("away", "typing", lifetime=timedelta(seconds=10))
+        await relay.say("away", "message")
+        await receiver.until(lambda: len(receiver.looks) > 2)
+
+        relay.now += timedelta(seconds=10)
+        receiver.occupied = {"away"}
+        await receiver.hears(1)
+
+    assert names(receiver, "away") == ["message"]
+
+
+async def test_stopping_does_not_wait_for_listeners(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = set()
+    async with asyncio.timeout(10):
+        async with relaying(settings, receiver, drain=60) as relay:
+            await relay.say("away", "x")
+            await receiver.until(lambda: len(receiver.looks) > 2)
+
+    assert (await relay.outbox_when_closed()).owed == 1
+
+
+async def test_what_the_server_took_is_not_sent_again_when_the_disk_is_full(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"x"}
+    async with relaying(settings, receiver) as relay:
+        await relay.change(
+            "CREATE TRIGGER full BEFORE DELETE ON outbox BEGIN SELECT RAISE(FAIL, 'full'); END"
+        )
+        attempts: asyncio.Queue[str] = asyncio.Queue()
+
+        def note(logger: object, method: str, entry: EventDict) -> EventDict:
+            attempts.put_nowait(entry["event"])
+            return entry
+
+        with capture_logs([note]):
+            await relay.say("x", "1")
+            async with asyncio.timeout(10):
+                failures = [await attempts.get() for _ in range(4)]
+        assert set(failures) == {"The relay failed and tries again"}
+        assert len(receiver.received) == 1
+
+        await relay.change("DROP TRIGGER full")
+        await relay.say("x", "2")
+        await receiver.hears(2)
+        await relay.say("x", "3")
+        await receiver.hears(3)
+
+    assert [event.name for event in receiver.received] == ["1", "2", "3"]
+    assert (await relay.outbox_when_closed()).owed == 0
 
 
 async def test_typing_is_forgotten_when_it_is_too_old_to_matter(

@@ -2,17 +2,22 @@
 
 import asyncio
 import sqlite3
+import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from sqlalchemy import Connection, create_engine, select, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 import chat_api.runtime  # noqa: F401 - brings every feature's tables along
 from chat_api.store.engine import Store, UnitOfWork
+from chat_api.store.migrations.versions import v0001_accounts_and_direct_chats as v0001
+from chat_api.store.migrations.versions import v0002_one_channel_per_outbox_row as v0002
 from chat_api.store.tables import Base, OutboxRow
 
 
@@ -26,7 +31,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 
 def insert(name: str, event_key: str = "k") -> str:
     return (
-        "INSERT INTO outbox (event_key, channels, name, data, created_at) "
+        "INSERT INTO outbox (event_key, channel, name, data, created_at) "
         f"VALUES ('{event_key}', 'x', '{name}', '{{}}', '2024-01-01 00:00:00')"
     )
 
@@ -41,6 +46,10 @@ def adding(name: str, committed: list[str] | None = None) -> Callable[[UnitOfWor
         return name
 
     return work
+
+
+def modes_in(folder: Path) -> dict[str, str]:
+    return {file.name: stat.filemode(file.stat().st_mode) for file in folder.iterdir()}
 
 
 async def names(store: Store) -> list[str]:
@@ -70,6 +79,32 @@ async def test_units_that_share_a_transaction_fail_each_for_itself(store: Store)
     assert sum(isinstance(result, ValueError) for result in results) == 300 - len(good)
     # Ids, commits and announcements have one order: that of the calls.
     assert await names(store) == committed == good
+
+
+async def test_a_full_disk_leaves_nobody_believing_that_their_unit_is_safe(store: Store) -> None:
+    """SQLite takes the whole transaction back then, and not only the unit that met its end."""
+    committed: list[str] = []
+
+    def fill(unit: UnitOfWork) -> None:
+        unit.connection.exec_driver_sql(insert("filler " + "x" * 100_000))
+
+    def limit(unit: UnitOfWork) -> None:
+        [(pages,)] = unit.connection.exec_driver_sql("PRAGMA page_count")
+        unit.connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 10}")
+
+    await store.write(limit)
+    results = await asyncio.gather(
+        *(store.write(adding(f"before {number}", committed)) for number in range(20)),
+        store.write(fill),
+        *(store.write(adding(f"after {number}", committed)) for number in range(20)),
+        return_exceptions=True,
+    )
+
+    told = [result for result in results if isinstance(result, str)]
+    assert isinstance(results[20], OperationalError)
+    assert await names(store) == committed == told
+    await store.write(adding("later"))
+    assert (await names(store))[-1] == "later"
 
 
 async def test_a_broken_constraint_reaches_only_its_own_caller(store: Store) -> None:
@@ -163,14 +198,55 @@ async def test_migrating_twice_changes_nothing(store: Store) -> None:
     assert await names(store) == ["kept"]
 
 
+async def test_what_people_said_is_readable_for_its_owner_alone(
+    store: Store, tmp_path: Path
+) -> None:
+    await store.write(adding("private"))
+
+    assert modes_in(tmp_path) == {
+        "test.sqlite3": "-rw-------",
+        "test.sqlite3-wal": "-rw-------",
+        "test.sqlite3-shm": "-rw-------",
+    }
+
+
+async def test_an_event_owed_to_several_channels_becomes_several_and_one_again(
+    store: Store,
+) -> None:
+    columns = "event_key, {}, name, data, created_at, refused_at"
+
+    def migrate(unit: UnitOfWork) -> tuple[list[Any], list[Any]]:
+        run = unit.connection.exec_driver_sql
+        with Operations.context(MigrationContext.configure(unit.connection)):
+            v0002.downgrade()
+            run(
+                f"INSERT INTO outbox ({columns.format('channels')}) VALUES "
+                "('a', 'one two', 'First', '{}', '2024-01-01 00:00:00', '2024-01-02 00:00:00'), "
+                "('b', 'two', 'Second', '{}', '2024-01-01 00:00:00', NULL)"
+            )
+            v0002.upgrade()
+            upgraded = run(f"SELECT id, {columns.format('channel')} FROM outbox ORDER BY id").all()
+            v0002.downgrade()
+            downgraded = run("SELECT event_key, channels FROM outbox ORDER BY id").all()
+            v0002.upgrade()
+        return [tuple(row) for row in upgraded], [tuple(row) for row in downgraded]
+
+    created, refused = "2024-01-01 00:00:00.000000", "2024-01-02 00:00:00.000000"
+    assert await store.write(migrate) == (
+        [
+            (1, "a-0", "one", "First", "{}", created, refused),
+            (2, "a-1", "two", "First", "{}", created, refused),
+            (3, "b-0", "two", "Second", "{}", created, None),
+        ],
+        [("a-0", "one"), ("a-1", "two"), ("b-0", "two")],
+    )
+
+
 async def test_the_migrations_can_be_undone(store: Store) -> None:
     def undo(unit: UnitOfWork) -> list[str]:
-        from alembic.operations import Operations
-
-        from chat_api.store.migrations.versions import v0001_accounts_and_direct_chats as first
-
         with Operations.context(MigrationContext.configure(unit.connection)):
-            first.downgrade()
+            v0002.downgrade()
+            v0001.downgrade()
         rows = unit.connection.execute(
             text("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
         )

@@ -1,18 +1,21 @@
 """What every answer has in common: request ids, CORS, one shape of errors."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
 import structlog
 from pytest_aiohttp.plugin import AiohttpClient
+from yarl import URL
 
-from chat_api.cli import configure_logging
 from chat_api.kernel.routes import Answer, Call, Caller, NoInput, Route
+from chat_api.logs import configure_logs
+from chat_api.runtime import running
 from chat_api.settings import Settings
 from chat_api.web.app import create_app
 from tests.chat_api.client import Client
 from tests.chat_api.receiver import RealtimeReceiver
-from tests.chat_api.world import World
+from tests.chat_api.world import CHEAP_HASHER, World
 
 
 async def test_a_request_id_is_echoed_when_it_is_harmless_and_made_otherwise(world: World) -> None:
@@ -147,7 +150,7 @@ async def test_health_stays_up_without_the_realtime_server(world: World) -> None
     assert (reply.status, reply.body["status"]) == (200, "UP")
     assert reply.body["components"]["reverb"] == {"status": "DOWN"}
     details = reply.body["components"]["relay"]["details"]
-    assert details["backlog"] == 1
+    assert details["backlog"] == 2  # one for each of the two people
     assert details["oldest_seconds"] >= 0
 
 
@@ -173,7 +176,7 @@ async def test_an_error_of_the_database_does_not_quote_what_was_said(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     await world.api.store.write(lambda unit: unit.connection.exec_driver_sql("DROP TABLE outbox"))
-    configure_logging(debug=True)
+    configure_logs(debug=True)
     try:
         reply = await world.ali.post(
             "/api/chats/1/messages", {"content": "between us", "tempId": "temp"}
@@ -188,3 +191,31 @@ async def test_an_error_of_the_database_does_not_quote_what_was_said(
     assert "no such table: outbox" in log
     assert "between us" not in log
     assert str(world.ali.token) not in log
+
+
+async def test_a_log_line_cannot_move_the_cursor_of_whoever_reads_it(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logs(debug=True)
+    try:
+        await world.nobody.get("/api/%1b%5b2J%0a")
+    finally:
+        structlog.reset_defaults()
+
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "[debug" in line]
+    assert "path=/api/%1B%5B2J%0A status=404" in line
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /api/user HTTP/1.1\r\nX: "])
+async def test_a_connection_without_a_request_is_closed(
+    settings: Settings, receiver: RealtimeReceiver, head: bytes
+) -> None:
+    async with running(settings, hasher=CHEAP_HASHER, silence=0.05) as api:
+        url = URL(api.url)
+        assert url.host is not None
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(head)
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()

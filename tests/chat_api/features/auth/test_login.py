@@ -14,8 +14,11 @@ import pytest
 from sqlalchemy import select
 
 from chat_api.features.auth.models import RevokedToken
+from chat_api.kernel.errors import TooMany
+from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
 from tests.chat_api.client import Client
+from tests.chat_api.features.auth.test_passwords import SlowHasher
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import SECRET, World
 
@@ -141,6 +144,28 @@ async def test_failed_logins_from_one_address_are_throttled(
         ]
 
     assert [reply.status for reply in replies] == [401] * 10 + [429]
+
+
+async def test_attempts_that_nobody_had_time_for_do_not_count(settings: Settings) -> None:
+    hasher = SlowHasher()
+    async with (
+        migrated_store(settings) as store,
+        with_accounts(settings, store, hasher=hasher) as accounts,
+    ):
+        crowd = [
+            asyncio.create_task(accounts.log_in(f"{number}@example.com", "x", None, "192.0.2.1"))
+            for number in range(80)  # more than can wait
+        ]
+        await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)
+
+        for _ in range(settings.logins_per_minute + 1):
+            with pytest.raises(TooMany, match=r"^Too many logins at once\."):
+                await accounts.log_in("ali@example.com", "password", None, "192.0.2.2")
+
+        hasher.let_go.set()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        login = await accounts.log_in("ali@example.com", "password", None, "192.0.2.2")
+        assert login.person.id == 1
 
 
 async def test_logging_out_ends_that_token_only(world: World) -> None:

@@ -1,0 +1,392 @@
+"""The scripts as people use them: each a process of its own, in the project's own environment."""
+
+import asyncio
+import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import socket
+import sys
+import venv
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from dotenv import dotenv_values
+
+from reverb_py.testing import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+START_PATIENCE = 60.0
+
+SETTINGS = {
+    "REVERB_APP_ID": "1001",
+    "REVERB_APP_KEY": "scripts-key",
+    "REVERB_APP_SECRET": "3f9a0c7be2d14586",
+    "CHAT_JWT_SECRET": "0123456789abcdef0123456789abcdef",
+    "REVERB_SERVER_PORT": "0",
+    "CHAT_PORT": "0",
+}
+"""With all the secrets given, scripts/server has nothing to write into .env."""
+
+
+class Lines:
+    """What a process says on one of its outputs."""
+
+    def __init__(self, stream: asyncio.StreamReader | None) -> None:
+        assert stream is not None
+        self._stream = stream
+
+    async def next(self, patience: float = PATIENCE) -> str:
+        """Return the next line, without its end."""
+        async with asyncio.timeout(patience):
+            line = await self._stream.readline()
+        assert line, "the process has ended"
+        return line.decode().rstrip("\n")
+
+    async def find(self, text: str, patience: float = PATIENCE) -> str:
+        """Return the next line with this text in it; lines before it are passed over."""
+        passed = []
+        try:
+            async with asyncio.timeout(patience):
+                while text not in (line := await self.next(patience)):
+                    passed.append(line)
+        except (TimeoutError, AssertionError) as exc:
+            raise AssertionError(f"no {text!r} {exc}; heard {passed}") from None
+        return line
+
+
+class Script(NamedTuple):
+    """A script that runs."""
+
+    process: asyncio.subprocess.Process
+    output: Lines
+    errors: Lines
+
+    async def ends(self) -> int:
+        """Wait for the end and return the exit status."""
+        async with asyncio.timeout(START_PATIENCE):
+            return await self.process.wait()
+
+
+class Ended(NamedTuple):
+    """A script that has ended: its exit status and what it said."""
+
+    status: int
+    output: str
+    errors: str
+
+
+class Servers(NamedTuple):
+    """What scripts/server runs, and the settings with which others find it."""
+
+    script: Script
+    reverb_port: int
+    chat_port: int
+    settings: dict[str, str]
+
+
+def settings_of(folder: Path, **settings: str) -> dict[str, str]:
+    """Return settings that keep everything in a folder, whatever the checkout's `.env` says."""
+    hidden = dict.fromkeys(dotenv_values(ROOT / ".env"), "")
+    database = f"sqlite:///{folder / 'chat.sqlite3'}"
+    return {**hidden, **SETTINGS, "CHAT_DATABASE_URL": database, **settings}
+
+
+@asynccontextmanager
+async def started(path: Path, *arguments: str, settings: dict[str, str]) -> AsyncIterator[Script]:
+    """Run a script until the block ends."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("REVERB_", "CHAT_"))
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(path),
+        *arguments,
+        env=inherited | settings,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield Script(process, Lines(process.stdout), Lines(process.stderr))
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()
+
+
+async def run(path: Path, *arguments: str, settings: dict[str, str]) -> Ended:
+    """Run a script to its end."""
+    async with started(path, *arguments, settings=settings) as script:
+        async with asyncio.timeout(START_PATIENCE):
+            output, errors = await script.process.communicate()
+        return Ended(script.process.returncode or 0, output.decode(), errors.decode())
+
+
+@asynccontextmanager
+async def serving_both(folder: Path, **settings: str) -> AsyncIterator[Servers]:
+    """Run scripts/server on ports that the system says are free."""
+    told = settings_of(folder, **settings)
+    async with started(ROOT / "scripts" / "server", settings=told) as script:
+        websocket = await script.output.find("WebSocket ", START_PATIENCE)
+        found = re.search(r"ws://127\.0\.0\.1:(\d+)/app/scripts-key$", websocket)
+        assert found, websocket
+        reverb_port = int(found[1])
+        chat_port = int((await script.output.find("Chat API ")).rpartition(":")[2])
+        await script.output.find("Ctrl-C stops both servers.")
+        ports = {"REVERB_SERVER_PORT": str(reverb_port), "CHAT_PORT": str(chat_port)}
+        yield Servers(script, reverb_port, chat_port, told | ports)
+
+
+@asynccontextmanager
+async def listening(servers: Servers, *arguments: str) -> AsyncIterator[Script]:
+    """Run the listener for Vali."""
+    path = ROOT / "scripts" / "websocket_listener.py"
+    async with started(path, *arguments, settings=servers.settings) as script:
+        yield script
+
+
+async def post(http: aiohttp.ClientSession, path: str, body: object, token: str = "") -> Any:
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async with http.post(path, json=body, headers=headers) as response:
+        assert response.status in (200, 201), await response.text()
+        return await response.json()
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+@contextmanager
+def signals_as_in_a_terminal() -> Iterator[None]:
+    """Have children stop on a hangup, also when the tests run under nohup."""
+    before = {
+        number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def _complete_environment() -> None:
+    """Refuse to start what would install packages in the middle of a test."""
+    is_complete = runpy.run_path(str(ROOT / "scripts" / "environment.py"))["is_complete"]
+    assert is_complete("run"), "run scripts/test once: it installs what the scripts need into .venv"
+
+
+@pytest.mark.usefixtures("_complete_environment")
+async def test_listeners_show_people_and_programs_a_message_typing_and_reading(
+    tmp_path: Path,
+) -> None:
+    nobody = "http://127.0.0.1:9"  # a proxy is not asked for what runs on this machine
+    async with (
+        serving_both(tmp_path, http_proxy=nobody, HTTP_PROXY=nobody, CHAT_JWT_TTL="") as servers,
+        listening(servers) as for_people,
+        listening(servers, "--json") as for_programs,
+        aiohttp.ClientSession(f"http://127.0.0.1:{servers.chat_port}") as http,
+    ):
+        ali, vali = [
+            await post(http, "/api/login", {"email": email, "password": "password"})
+            for email in ("ali@example.com", "vali@example.com")
+        ]
+        channel = f"private-user.{vali['user']['id']}"
+        await for_people.output.find(f"[SUCCESS] Subscribed to {channel} ✓", START_PATIENCE)
+        await for_programs.errors.find(f"[SUCCESS] Subscribed to {channel} ✓", START_PATIENCE)
+        chat = await post(http, "/api/chats", {"user_id": vali["user"]["id"]}, ali["access_token"])
+        path = f"/api/chats/{chat['id']}"
+
+        content = "Salom!\x1b[2J\nçay"
+        sent = await post(
+            http, f"{path}/messages", {"content": content, "tempId": "t-1"}, ali["access_token"]
+        )
+        heading = await for_people.output.find("NEW MESSAGE")
+        assert re.fullmatch(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] \[EVENT\] 📨 NEW MESSAGE", heading)
+        assert [await for_people.output.next() for _ in range(3)] == [
+            f"  ID: {sent['message']['id']}",
+            f"  From: {sent['message']['sender_name']}",
+            r"  Content: Salom!\x1b[2J\nçay",
+        ]
+        event = json.loads(await for_programs.output.next())
+        assert (event["event"], event["channel"]) == ("MessageSent", channel)
+        assert event["data"]["data"]["message"]["content"] == content
+
+        await post(http, f"{path}/typing", {}, ali["access_token"])
+        assert (await for_people.output.next()).endswith("[EVENT] ✍️  TYPING")
+        assert [await for_people.output.next() for _ in range(2)] == [
+            f"  Who: {ali['user']['firstName']} {ali['user']['lastName']}",
+            f"  Chat: {chat['id']}",
+        ]
+        assert json.loads(await for_programs.output.next())["event"] == "UserIsTyping"
+
+        await post(http, f"{path}/read", {}, vali["access_token"])
+        assert (await for_people.output.next()).endswith("[EVENT] 👀 MESSAGES READ")
+        assert [await for_people.output.next() for _ in range(3)] == [
+            f"  By: user {vali['user']['id']}",
+            f"  Chat: {chat['id']}",
+            f"  Messages: {sent['message']['id']}",
+        ]
+        assert json.loads(await for_programs.output.next())["event"] == "MessagesRead"
+
+
+@pytest.mark.usefixtures("_complete_environment")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+async def test_a_signal_stops_both_servers(number: signal.Signals, tmp_path: Path) -> None:
+    with signals_as_in_a_terminal():
+        async with serving_both(tmp_path) as servers:
+            assert await is_open(servers.reverb_port)
+            assert await is_open(servers.chat_port)
+
+            servers.script.process.send_signal(number)
+
+            assert await servers.script.ends() == 0
+            assert not await is_open(servers.reverb_port)
+            assert not await is_open(servers.chat_port)
+
+
+@pytest.mark.usefixtures("_complete_environment")
+@pytest.mark.parametrize("variable", ["REVERB_SERVER_PORT", "CHAT_PORT"])
+async def test_a_port_that_is_taken_is_refused_before_anything_starts(
+    variable: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        settings = settings_of(tmp_path, **{variable: str(port)})
+
+        ended = await run(ROOT / "scripts" / "server", settings=settings)
+
+    taken = f"127.0.0.1:{port} is taken: stop what listens there or set {variable}\n"
+    assert ended == Ended(1, "", taken)
+
+
+@pytest.mark.usefixtures("_complete_environment")
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            {"REVERB_SERVER_PORT": "abc"},
+            "REVERB_SERVER_PORT must be a whole number, not 'abc'\n",
+        ),
+        (
+            {"CHAT_PORT": "abc"},
+            "CHAT_PORT must be a whole number, not 'abc'\n",
+        ),
+        (
+            {"REVERB_SERVER_HOST": "192.0.2.1"},  # nobody's, and in no need of a name server
+            "can't listen on 192.0.2.1:0: ",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_a_wrong_setting_is_one_line_before_anything_starts(
+    settings: dict[str, str], line: str, tmp_path: Path
+) -> None:
+    ended = await run(ROOT / "scripts" / "server", settings=settings_of(tmp_path, **settings))
+
+    assert (ended.status, ended.output) == (1, "")
+    assert ended.errors.startswith(line)
+    assert ended.errors.count("\n") == 1
+
+
+@pytest.mark.usefixtures("_complete_environment")
+@pytest.mark.parametrize("address", ["http://", "ftp://127.0.0.1", "http://127.0.0.1:abc"])
+async def test_the_listener_gives_up_on_what_is_no_address(address: str, tmp_path: Path) -> None:
+    path = ROOT / "scripts" / "websocket_listener.py"
+
+    ended = await run(path, "--api", address, "--port", "9", settings=settings_of(tmp_path))
+
+    assert ended.status == 1
+    assert "[ERROR] This is no address to connect to: " in ended.output
+    assert "Trying again" not in ended.output
+
+
+@pytest.mark.parametrize("name", ["server", "test"])
+async def test_help_is_given_before_anything_is_installed(name: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+
+    ended = await run(tmp_path / "scripts" / name, "--help", settings={})
+
+    assert (ended.status, ended.errors) == (0, "")
+    assert f"scripts/{name} " in ended.output
+    assert not (tmp_path / ".venv").exists()
+
+
+BACKEND = """
+import zipfile
+
+FILES = {
+    "METADATA": "Metadata-Version: 2.1\\nName: empty\\nVersion: 1\\n",
+    "WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    "RECORD": "",
+}
+
+def build_editable(folder, config_settings=None, metadata_directory=None):
+    with zipfile.ZipFile(f"{folder}/empty-1-py3-none-any.whl", "w") as wheel:
+        for name, content in FILES.items():
+            wheel.writestr(f"empty-1.dist-info/{name}", content)
+    return "empty-1-py3-none-any.whl"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """Make a project with our environment.py that needs no network to be installed."""
+    scripts = tmp_path / "scripts"
+    (scripts / "locked").mkdir(parents=True)
+    (scripts / "locked" / "run.txt").touch()
+    shutil.copy(ROOT / "scripts" / "environment.py", scripts)
+    (scripts / "prefix").write_text(
+        "import sys, environment\nenvironment.enter('run')\nprint(sys.prefix)\n"
+    )
+    (tmp_path / "backend.py").write_text(BACKEND)
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+        '[project]\nname = "empty"\nversion = "1"\n'
+    )
+    (tmp_path / "path").mkdir()
+    return tmp_path
+
+
+async def test_an_environment_without_pip_is_made_anew_where_there_is_no_uv(project: Path) -> None:
+    venv.create(project / ".venv", with_pip=False)
+    without_uv = {"PATH": str(project / "path")}
+
+    ended = await run(project / "scripts" / "prefix", settings=without_uv)
+
+    assert (ended.status, ended.output) == (0, f"{project / '.venv'}\n"), ended.errors
+
+
+async def test_ctrl_c_ends_an_installation_quietly_and_altogether(project: Path) -> None:
+    uv = project / "path" / "uv"
+    uv.write_text(f"#!{sys.executable}\nimport signal\nprint('busy', flush=True)\nsignal.pause()\n")
+    uv.chmod(0o755)
+    with signals_as_in_a_terminal():
+        settings = {"PATH": str(project / "path")}
+        async with started(project / "scripts" / "prefix", settings=settings) as script:
+            assert await script.output.next() == "busy"
+
+            os.killpg(script.process.pid, signal.SIGINT)
+
+            # Its outputs end when nothing is left that could write to them.
+            async with asyncio.timeout(PATIENCE):
+                output, errors = await script.process.communicate()
+            assert (script.process.returncode, output) == (130, b"")
+            assert errors.decode() == (
+                f"Installing what is needed to run into {project / '.venv'} …\n"
+            )
