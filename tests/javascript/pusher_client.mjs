@@ -1,13 +1,12 @@
-// A pusher-js client that is driven over its standard streams.
+// A pusher-js client.
 //
-// The one argument is JSON: { key, options, auth }, where options are pusher-js's own and auth, when
-// given, is used for every channel instead of asking an endpoint. Commands come in as lines of JSON,
-// [method, ...arguments]; everything that happens goes out as lines of JSON, [what, ...details].
-import { createInterface } from "node:readline";
+// Its configuration is { key, options, auth }, where options are pusher-js's own and auth, when
+// given, is used for every channel instead of asking an endpoint.
 import Pusher from "pusher-js";
 
-const { key, options, auth } = JSON.parse(process.argv[2]);
-const say = (...line) => process.stdout.write(JSON.stringify(line) + "\n");
+import { configuration, obey, say } from "./lines.mjs";
+
+const { key, options, auth } = configuration;
 
 const pusher = new Pusher(key, {
   cluster: "",
@@ -23,12 +22,16 @@ pusher.connection.bind("state_change", ({ current }) =>
   say("state", current, pusher.connection.socket_id ?? null),
 );
 pusher.connection.bind("error", (error) => say("error", error.data ?? error.error?.data ?? null));
-
 pusher.connection.bind("message", ({ event }) => {
   if (event === "pusher:ping") say("pinged");
+  if (event === "pusher:signin_success") say("signed in", pusher.user.user_data);
 });
+pusher.user.bind_global((event, data) => say("user", event, data));
+for (const change of ["online", "offline"]) {
+  pusher.user.watchlist.bind(change, ({ user_ids }) => say("watchlist", change, user_ids));
+}
 
-const commands = {
+await obey({
   subscribe(channel) {
     pusher.subscribe(channel).bind_global((event, data) => say("event", channel, event, data ?? null));
   },
@@ -36,17 +39,22 @@ const commands = {
     pusher.unsubscribe(channel);
     say("unsubscribed", channel);
   },
+  // What bind_global is not told: the metadata.
+  listen(channel, event) {
+    pusher.channel(channel).bind(event, (data, metadata) => say("heard", event, data, metadata));
+    say("listening", event);
+  },
+  members(channel) {
+    const { count, me, members } = pusher.channel(channel).members;
+    say("members", { count, me, members });
+  },
   trigger(channel, event, data) {
     say("triggered", pusher.channel(channel).trigger(event, data));
+  },
+  signin() {
+    pusher.signin();
   },
   disconnect() {
     pusher.disconnect();
   },
-};
-
-createInterface({ input: process.stdin })
-  .on("line", (line) => {
-    const [method, ...rest] = JSON.parse(line);
-    commands[method](...rest);
-  })
-  .on("close", () => process.exit(0));
+});

@@ -1,0 +1,229 @@
+"""What Laravel Echo, with its broadcaster `reverb`, makes of the server."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from reverb_py.testing import TestServer, serving
+from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
+from tests.support.programs import Program, node_program
+
+
+class Echo(Program):
+    """An Echo client. Channels are named as in Echo: by its method and the name without prefix."""
+
+    socket_id = ""
+
+    async def subscribe(self, method: str, name: str) -> None:
+        await self.do("subscribe", method, name)
+        await self.hears("subscribed", name)
+
+    async def listen(self, method: str, name: str, event: str) -> None:
+        await self.do("listen", method, name, event)
+        await self.hears("listening", event)
+
+
+@asynccontextmanager
+async def echo_of(user: str, server: TestServer, endpoint: AuthEndpoint) -> AsyncIterator[Echo]:
+    """Run an Echo client that has connected and that asks the endpoint as this user."""
+    options = {
+        "key": server.app.key,
+        "wsHost": "127.0.0.1",
+        "wsPort": server.port,
+        "wssPort": server.port,
+        "forceTLS": False,
+        "enabledTransports": ["ws", "wss"],
+        **endpoint.echo_options(user),
+    }
+    async with node_program(Echo, "echo_client.mjs", options) as echo:
+        [echo.socket_id] = await echo.hears("status", "connected")
+        yield echo
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[TestServer]:
+    async with serving() as running:
+        yield running
+
+
+@pytest.fixture
+async def endpoint(server: TestServer) -> AsyncIterator[AuthEndpoint]:
+    async with auth_endpoint(backend_of(server)) as running:
+        yield running
+
+
+async def test_listen_takes_class_names_and_with_a_dot_names_as_they_are(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.subscribe("channel", "orders")
+        for event in ("Shop.OrderShipped", ".order.shipped", "\\Acme\\Shipped"):
+            await echo.listen("channel", "orders", event)
+
+        for name in ("App\\Events\\Shop\\OrderShipped", "order.shipped", "Acme\\Shipped"):
+            await server.publish(name, "orders", json.dumps({"name": name}))
+
+        for event, name in (
+            ("Shop.OrderShipped", "App\\Events\\Shop\\OrderShipped"),
+            (".order.shipped", "order.shipped"),
+            ("\\Acme\\Shipped", "Acme\\Shipped"),
+        ):
+            assert await echo.hears("event", "orders") == [event, {"name": name}]
+
+
+async def test_a_private_channel_asks_the_endpoint_and_gets_notifications(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.subscribe("private", "App.Models.User.7")
+        assert endpoint.requests == [
+            {"socket_id": echo.socket_id, "channel_name": "private-App.Models.User.7"}
+        ]
+        await echo.do("listenForNotification", "private", "App.Models.User.7")
+        await echo.hears("listening")
+
+        await server.publish(
+            "Illuminate\\Notifications\\Events\\BroadcastNotificationCreated",
+            "private-App.Models.User.7",
+            '{"type":"InvoicePaid"}',
+        )
+
+        assert await echo.hears("notification", "App.Models.User.7") == [{"type": "InvoicePaid"}]
+
+
+async def test_a_forbidden_channel_is_heard_by_its_error_handler_alone(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    endpoint.forbidden.add("private-secrets")
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.do("subscribe", "private", "secrets")
+        [error] = await echo.hears("refused", "secrets")
+        assert (error["type"], error["status"]) == ("AuthError", 403)
+
+        await echo.subscribe("private", "orders")
+
+
+async def test_a_wrongly_signed_channel_is_heard_by_its_error_handler_alone(
+    server: TestServer,
+) -> None:
+    async with (
+        auth_endpoint(backend_of(server, secret="not the secret")) as endpoint,
+        echo_of("ada", server, endpoint) as echo,
+    ):
+        await echo.do("subscribe", "private", "orders")
+        [error] = await echo.hears("refused", "orders")
+        assert (error["type"], error["status"]) == ("AuthError", 401)
+
+        await echo.subscribe("channel", "orders")
+
+
+async def test_join_tells_who_is_here_who_joins_and_who_leaves(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with server.connected() as first, echo_of("ada", server, endpoint) as echo:
+        await first.subscribe("presence-room", '{"user_id":1,"user_info":{"name":"One"}}')
+        await echo.do("subscribe", "join", "room")
+        [here] = await echo.hears("here", "room")
+        assert sorted(here, key=lambda user: str(user["name"])) == [
+            {"name": "Ada"},
+            {"name": "One"},
+        ]
+
+        async with server.connected() as second:
+            await second.subscribe("presence-room", '{"user_id":2,"user_info":{"name":"Two"}}')
+            assert await echo.hears("joining", "room") == [{"name": "Two"}]
+        assert await echo.hears("leaving", "room") == [{"name": "Two"}]
+
+
+@pytest.mark.parametrize(("method", "prefix"), [("private", "private-"), ("join", "presence-")])
+async def test_whispers_go_both_ways(
+    method: str, prefix: str, server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with AsyncExitStack() as stack:
+        ada = await stack.enter_async_context(echo_of("ada", server, endpoint))
+        bo = await stack.enter_async_context(echo_of("bo", server, endpoint))
+        for echo in (ada, bo):
+            await echo.subscribe(method, "room")
+            await echo.do("listenForWhisper", method, "room", "typing")
+            await echo.hears("listening")
+
+        for author, reader in ((ada, bo), (bo, ada)):
+            said = {"from": author.socket_id}
+            await author.do("whisper", method, "room", "typing", said)
+            # The first whisper a client hears is the other's, never its own.
+            assert await reader.hears("whisper") == ["room", "typing", said]
+
+
+async def test_an_encrypted_private_channel_is_decrypted(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.subscribe("encryptedPrivate", "letters")
+        await echo.listen("encryptedPrivate", "letters", ".letter")
+
+        await calling(
+            backend_of(server).trigger, "private-encrypted-letters", "letter", {"text": "Ürümqi"}
+        )
+
+        assert await echo.hears("event", "letters") == [".letter", {"text": "Ürümqi"}]
+
+
+async def test_its_socket_id_leaves_it_out_of_what_it_caused(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.subscribe("channel", "orders")
+        await echo.listen("channel", "orders", ".shipped")
+
+        await server.publish("shipped", "orders", "1", socket_id=echo.socket_id)
+        await server.publish("shipped", "orders", "2")
+
+        assert await echo.hears("event") == ["orders", ".shipped", 2]
+
+
+async def test_leave_leaves_every_channel_of_that_name(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with server.connected() as other, echo_of("ada", server, endpoint) as echo:
+        await other.subscribe("presence-room", '{"user_id":"bo"}')
+        for method in ("channel", "private", "encryptedPrivate", "join"):
+            await echo.subscribe(method, "room")
+        assert json.loads(await other.receive())["event"] == "pusher_internal:member_added"
+
+        await echo.do("leave", "room")
+
+        # The presence channel is the last of the four to be left.
+        assert json.loads(await other.receive())["event"] == "pusher_internal:member_removed"
+        assert await server.request("GET", "/channels") == (
+            200,
+            '{"channels":{"presence-room":{}}}',
+        )
+
+
+async def test_after_a_restart_it_is_back_in_every_channel() -> None:
+    channels = (
+        ("channel", "orders", "orders"),
+        ("private", "bills", "private-bills"),
+        ("encryptedPrivate", "letters", "private-encrypted-letters"),
+        ("join", "room", "presence-room"),
+    )
+    async with AsyncExitStack() as stack:
+        async with serving() as server:
+            endpoint = await stack.enter_async_context(auth_endpoint(backend_of(server)))
+            echo = await stack.enter_async_context(echo_of("ada", server, endpoint))
+            for method, name, _ in channels:
+                await echo.subscribe(method, name)
+                await echo.listen(method, name, ".news")
+        async with serving(port=server.port) as restarted:
+            [socket_id] = await echo.hears("status", "connected")
+            assert socket_id != echo.socket_id
+            missing = {name for _, name, _ in channels}
+            while missing:
+                line = await echo.hears()
+                if line[0] == "subscribed":
+                    missing.remove(line[1])
+            for _, name, channel in channels:
+                await calling(backend_of(restarted).trigger, channel, "news", 7)
+                assert await echo.hears("event", name) == [".news", 7]
