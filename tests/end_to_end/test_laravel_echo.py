@@ -9,6 +9,7 @@ import pytest
 from reverb_py.testing import TestServer, serving
 from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
 from tests.support.programs import Program, node_program
+from tests.support.proxy import proxying
 
 
 class Echo(Program):
@@ -26,13 +27,15 @@ class Echo(Program):
 
 
 @asynccontextmanager
-async def echo_of(user: str, server: TestServer, endpoint: AuthEndpoint) -> AsyncIterator[Echo]:
-    """Run an Echo client that has connected and that asks the endpoint as this user."""
+async def echo_of(
+    user: str, server: TestServer, endpoint: AuthEndpoint, port: int | None = None
+) -> AsyncIterator[Echo]:
+    """Run an Echo client that has connected, maybe by a proxy, and asks as this user."""
     options = {
         "key": server.app.key,
         "wsHost": "127.0.0.1",
-        "wsPort": server.port,
-        "wssPort": server.port,
+        "wsPort": port or server.port,
+        "wssPort": port or server.port,
         "forceTLS": False,
         "enabledTransports": ["ws", "wss"],
         **endpoint.echo_options(user),
@@ -210,20 +213,22 @@ async def test_after_a_restart_it_is_back_in_every_channel() -> None:
         ("join", "room", "presence-room"),
     )
     async with AsyncExitStack() as stack:
+        restarted = await stack.enter_async_context(serving())
         async with serving() as server:
             endpoint = await stack.enter_async_context(auth_endpoint(backend_of(server)))
-            echo = await stack.enter_async_context(echo_of("ada", server, endpoint))
+            proxy = await stack.enter_async_context(proxying(server.port))
+            echo = await stack.enter_async_context(echo_of("ada", server, endpoint, proxy.port))
             for method, name, _ in channels:
                 await echo.subscribe(method, name)
                 await echo.listen(method, name, ".news")
-        async with serving(port=server.port) as restarted:
-            [socket_id] = await echo.hears("status", "connected")
-            assert socket_id != echo.socket_id
-            missing = {name for _, name, _ in channels}
-            while missing:
-                line = await echo.hears()
-                if line[0] == "subscribed":
-                    missing.remove(line[1])
-            for _, name, channel in channels:
-                await calling(backend_of(restarted).trigger, channel, "news", 7)
-                assert await echo.hears("event", name) == [".news", 7]
+            proxy.target_port = restarted.port
+        [socket_id] = await echo.hears("status", "connected")
+        assert socket_id != echo.socket_id
+        missing = {name for _, name, _ in channels}
+        while missing:
+            line = await echo.hears()
+            if line[0] == "subscribed":
+                missing.remove(line[1])
+        for _, name, channel in channels:
+            await calling(backend_of(restarted).trigger, channel, "news", 7)
+            assert await echo.hears("event", name) == [".news", 7]

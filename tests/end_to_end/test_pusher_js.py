@@ -12,6 +12,7 @@ from reverb_py.core.apps import App, ClientEventsFrom
 from reverb_py.server import websocket_connection
 from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
+from tests.support.proxy import proxying
 from tests.support.pusher_js import PusherJs, pusher_js
 
 
@@ -29,11 +30,11 @@ async def endpoint(server: TestServer) -> AsyncIterator[AuthEndpoint]:
 
 @asynccontextmanager
 async def client_of(
-    user: str, server: TestServer, endpoint: AuthEndpoint
+    user: str, server: TestServer, endpoint: AuthEndpoint, port: int | None = None
 ) -> AsyncIterator[PusherJs]:
-    """Run a client that has connected and that asks the endpoint as this user."""
+    """Run a client that has connected, maybe by a proxy, and asks the endpoint as this user."""
     options = endpoint.pusher_js_options(user)
-    async with pusher_js(server.app.key, server.port, **options) as client:
+    async with pusher_js(server.app.key, port or server.port, **options) as client:
         [client.socket_id] = await client.hears("state", "connected")
         yield client
 
@@ -125,21 +126,20 @@ async def test_it_answers_pings_and_stays(monkeypatch: pytest.MonkeyPatch) -> No
         await client.hears("event", "orders", "pusher:subscription_succeeded")
 
 
-async def test_it_comes_back_and_resubscribes_when_the_server_restarts() -> None:
-    async with AsyncExitStack() as stack:
-        async with serving() as server:
-            client = await stack.enter_async_context(pusher_js(server.app.key, server.port))
-            await client.hears("state", "connected")
-            await client.do("subscribe", "orders")
-            await client.hears("event", "orders", "pusher:subscription_succeeded")
-        assert await client.hears("error") == [
-            {"code": 4200, "message": "Server is shutting down: reconnect"}
-        ]
-        async with serving(port=server.port) as restarted:
-            await client.hears("state", "connected")
-            await client.hears("event", "orders", "pusher:subscription_succeeded")
-            await restarted.publish("order-shipped", "orders", "7")
-            assert await client.hears("event", "orders") == ["order-shipped", 7]
+async def test_it_comes_back_and_resubscribes_when_its_line_is_cut(server: TestServer) -> None:
+    async with (
+        proxying(server.port) as proxy,
+        pusher_js(server.app.key, proxy.port) as client,
+    ):
+        await client.hears("state", "connected")
+        await subscribe(client, "orders")
+
+        await proxy.cut()
+
+        await client.hears("state", "connected")
+        await client.hears("event", "orders", "pusher:subscription_succeeded")
+        await server.publish("order-shipped", "orders", "7")
+        assert await client.hears("event", "orders") == ["order-shipped", 7]
 
 
 async def test_a_private_channel_asks_the_endpoint_and_receives(
@@ -390,28 +390,33 @@ async def test_a_whisper_that_the_app_does_not_take_is_an_error_and_no_more(
 
 
 async def test_after_a_restart_it_signs_in_and_is_everywhere_it_was() -> None:
-    channels = ("private-orders", "presence-room", "private-encrypted-letters")
+    channels = ("orders", "private-orders", "presence-room", "private-encrypted-letters")
     async with AsyncExitStack() as stack:
+        restarted = await stack.enter_async_context(serving())
         async with serving() as server:
             endpoint = await stack.enter_async_context(auth_endpoint(backend_of(server)))
-            client = await stack.enter_async_context(client_of("ada", server, endpoint))
+            proxy = await stack.enter_async_context(proxying(server.port))
+            client = await stack.enter_async_context(client_of("ada", server, endpoint, proxy.port))
             await client.do("signin")
             await client.hears("signed in")
             for channel in channels:
                 await subscribe(client, channel)
-        async with serving(port=server.port) as restarted:
-            [socket_id] = await client.hears("state", "connected")
-            assert socket_id != client.socket_id
-            missing = {*channels, "signin"}
-            while missing:
-                line = await client.hears()
-                if line[0] == "signed in":
-                    missing.remove("signin")
-                elif line[0] == "event" and line[2] == "pusher:subscription_succeeded":
-                    missing.remove(line[1])
-            backend = backend_of(restarted)
-            for channel in channels:
-                await calling(backend.trigger, channel, "news", {"of": channel})
-                assert await client.hears("event", channel) == ["news", {"of": channel}]
-            await calling(backend.send_to_user, "ada", "notice", 7)
-            assert await client.hears("user") == ["notice", 7]
+            proxy.target_port = restarted.port
+        assert await client.hears("error") == [
+            {"code": 4200, "message": "Server is shutting down: reconnect"}
+        ]
+        [socket_id] = await client.hears("state", "connected")
+        assert socket_id != client.socket_id
+        missing = {*channels, "signin"}
+        while missing:
+            line = await client.hears()
+            if line[0] == "signed in":
+                missing.remove("signin")
+            elif line[0] == "event" and line[2] == "pusher:subscription_succeeded":
+                missing.remove(line[1])
+        backend = backend_of(restarted)
+        for channel in channels:
+            await calling(backend.trigger, channel, "news", {"of": channel})
+            assert await client.hears("event", channel) == ["news", {"of": channel}]
+        await calling(backend.send_to_user, "ada", "notice", 7)
+        assert await client.hears("user") == ["notice", 7]
