@@ -145,8 +145,7 @@ def subscription_error(channel: str, kind: str, message: str, status: int) -> by
     )
 
 
-def error(code: int, message: str, *, as_string: bool = False) -> bytes:
-    """Return `pusher:error`; `as_string` writes its data the way Laravel Reverb does."""
+def error(code: int, message: str) -> bytes:
+    """Return `pusher:error`, whose data is an object."""
     details = orjson.dumps({"code": int(code), "message": message})
-    data = orjson.dumps(details.decode()) if as_string else details
-    return text_frame(b'{"event":"pusher:error","data":%b}' % data)
+    return text_frame(b'{"event":"pusher:error","data":%b}' % details)

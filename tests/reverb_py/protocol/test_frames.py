@@ -124,12 +124,6 @@ def test_an_error_has_its_data_as_an_object() -> None:
     ]
 
 
-def test_an_error_can_have_its_data_as_a_string_as_reverb_writes_it() -> None:
-    assert texts_in(frames.error(4301, "no", as_string=True)) == [
-        '{"event":"pusher:error","data":"{\\"code\\":4301,\\"message\\":\\"no\\"}"}'
-    ]
-
-
 def test_a_close_frame_carries_code_and_reason() -> None:
     frame = frames.close_frame(4201, "Pong not received")
 
