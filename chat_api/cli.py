@@ -10,7 +10,7 @@ from typing import Any
 import click
 from sqlalchemy.exc import DatabaseError
 
-from chat_api.features.auth.service import ROLES
+from chat_api.kernel.callers import ROLES
 from chat_api.kernel.errors import ChatError
 from chat_api.logs import configure_logs
 from chat_api.runtime import migrated_store, serve, with_accounts

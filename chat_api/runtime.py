@@ -31,6 +31,8 @@ from chat_api.store.engine import Store
 from chat_api.store.outbox import Outbox
 from chat_api.web.app import create_app
 from chat_api.web.health import health_route
+from chat_api.web.proxies import TrustedProxies
+from chat_api.web.seeding import seed_everything, seed_route
 
 __all__ = ["ChatApi", "migrated_store", "running", "serve", "with_accounts"]
 
@@ -110,8 +112,6 @@ async def running(
         accounts = await stack.enter_async_context(
             with_accounts(settings, store, hasher=hasher, clock=clock)
         )
-        if settings.seed:
-            await accounts.seed()
         outbox = Outbox(store)
         reverb = await stack.enter_async_context(ReverbClient(settings.reverb, clock))
         relay = Relay(outbox, reverb, clock, backoff=backoff)
@@ -133,7 +133,6 @@ async def running(
                 rules,
                 app_key=settings.reverb.key,
                 app_secret=settings.reverb.secret,
-                with_seed=settings.seed,
             ),
             chats_feature(chats),
         )
@@ -141,9 +140,13 @@ async def running(
             rules.add(feature.channel_rules)
         routes = [route for feature in features for route in feature.routes]
         routes.append(health_route(store, outbox, reverb, clock))
+        if settings.seed:
+            await seed_everything(features)
+            routes.append(seed_route(features))
+        proxies = TrustedProxies(settings.trusted_proxies, settings.auth == "proxy")
 
         runner = web.AppRunner(
-            create_app(routes, accounts.authenticate),
+            create_app(routes, accounts.authenticate, proxies),
             access_log=None,
             keepalive_timeout=silence,
             shutdown_timeout=_FINISH_REQUESTS,

@@ -15,6 +15,7 @@ from typing import Final, Self, TypeVar
 
 from dotenv import dotenv_values
 
+from chat_api.kernel.callers import Network
 from chat_api.realtime.reverb import ReverbApp
 
 __all__ = ["Settings", "WrongSetting", "load_environment"]
@@ -71,6 +72,10 @@ class Settings:
     """Of one sender; typing signals are counted apart, by the same limit. Zero: no limit."""
     logins_per_minute: int = 10
     """Failed ones for one account; ten times as many from one address. Zero: no limit."""
+    auth: str = "jwt"
+    """`jwt`, or `proxy`: the deployment's own proxy says who asks about support conversations."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Who may say for whom they speak (X-Forwarded-For, and X-Participant-Id with `proxy`)."""
 
     @classmethod
     def from_environment(
@@ -89,6 +94,16 @@ class Settings:
         listen_host = read("CHAT_HOST", _host, cls.host)
         is_public = not _is_loopback(listen_host)
         seed = read("CHAT_SEED", _switch, cls.seed)
+        auth = read("CHAT_AUTH", _one_of("jwt", "proxy"), cls.auth)
+        trusted_proxies = read("CHAT_TRUSTED_PROXIES", _networks, cls.trusted_proxies)
+        if auth == "proxy" and not trusted_proxies:
+            if is_public:
+                raise WrongSetting(
+                    "CHAT_AUTH=proxy lets whoever reaches the API say who they are, and "
+                    f"{listen_host} can be reached from outside: set CHAT_TRUSTED_PROXIES to the "
+                    "addresses of your proxies, or listen on 127.0.0.1"
+                )
+            trusted_proxies = _networks("127.0.0.0/8,::1")
         if seed and is_public:
             raise WrongSetting(
                 "CHAT_SEED opens accounts whose password everybody knows, and "
@@ -101,6 +116,8 @@ class Settings:
             jwt_secret=read("CHAT_JWT_SECRET", _strong_secret if is_public else _text),
             jwt_lifetime=read("CHAT_JWT_TTL", _lifetime, cls.jwt_lifetime),
             seed=seed,
+            auth=auth,
+            trusted_proxies=trusted_proxies,
             event_namespace=read("CHAT_EVENT_NAMESPACE", _namespace, cls.event_namespace),
             messages_per_minute=read(
                 "CHAT_MESSAGES_PER_MINUTE", _whole(0, 1_000_000), cls.messages_per_minute
@@ -170,6 +187,13 @@ def _one_of(*words: str) -> Callable[[str], str]:
         raise ValueError(f"must be {' or '.join(words)}, not {text!r}")
 
     return parse
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ValueError(f"must be addresses or networks with commas between: {error}") from None
 
 
 def _switch(text: str) -> bool:

@@ -7,6 +7,7 @@ What it adds to the application it hands over as a `Feature`, so a new one is a 
 line in `chat_api.runtime`.
 """
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +19,12 @@ __all__ = ["Feature"]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """What one feature contributes: rows of HTTP, and rows of who may listen where."""
+    """
+    What one feature contributes: rows of HTTP, rows of who may listen where, and demo data.
+
+    `seed` makes what is missing of the demo data and returns what there is of it.
+    """
 
     routes: tuple[Route[Any], ...]
     channel_rules: tuple[ChannelRule, ...] = ()
+    seed: Callable[[], Awaitable[Mapping[str, Any]]] | None = None

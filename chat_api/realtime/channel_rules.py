@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chat_api.kernel.callers import Identity
 from chat_api.kernel.errors import Forbidden
-from chat_api.kernel.routes import Caller
 
 __all__ = ["ChannelRule", "ChannelRules", "Grant"]
 
@@ -16,10 +16,12 @@ class Grant:
     """
     Leave to listen. On a presence channel `member` is what the others see of the member.
 
-    `member` must be JSON-encodable; it is ignored where the channel has no members.
+    `member` must be JSON-encodable; it is ignored where the channel has no members. `member_id` is
+    who the member is to the others; without it, the id of the caller's account.
     """
 
     member: Mapping[str, Any] | None = None
+    member_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,13 @@ class ChannelRule:
     """
     One row: a name with `{placeholders}`, each standing for anything but a dot, and the decision.
 
+    `{placeholder...}` stands for anything with dots as well.
+
     `decide` gets the caller and the placeholders' values, and returns None to refuse.
     """
 
     pattern: str
-    decide: Callable[[Caller, Mapping[str, str]], Awaitable[Grant | None]]
+    decide: Callable[[Identity, Mapping[str, str]], Awaitable[Grant | None]]
 
 
 class ChannelRules:
@@ -43,14 +47,14 @@ class ChannelRules:
     def add(self, rules: Iterable[ChannelRule]) -> None:
         """Add rows; of two that match a name, the one added first decides."""
         for rule in rules:
-            parts = re.split(r"\{(\w+)\}", rule.pattern)
+            parts = re.split(r"\{(\w+(?:\.\.\.)?)\}", rule.pattern)
             expression = "".join(
-                f"(?P<{part}>[^.]+)" if index % 2 else re.escape(part)
+                _placeholder(part) if index % 2 else re.escape(part)
                 for index, part in enumerate(parts)
             )
             self._rules.append((re.compile(expression), rule))
 
-    async def grant(self, caller: Caller, channel: str) -> Grant:
+    async def grant(self, caller: Identity, channel: str) -> Grant:
         """
         Return the caller's leave to listen.
 
@@ -63,3 +67,8 @@ class ChannelRules:
                     return granted
                 break
         raise Forbidden("You may not listen to this channel.")
+
+
+def _placeholder(name: str) -> str:
+    characters = "." if name.endswith("...") else "[^.]"
+    return f"(?P<{name.removesuffix('...')}>{characters}+)"

@@ -12,6 +12,7 @@ from aiohttp import web
 from chat_api.kernel.errors import ChatError, MethodNotAllowed, NotFound, TooLarge
 from chat_api.kernel.routes import Route
 from chat_api.web.parsing import MAX_BODY_BYTES, Authenticate, RequestReader
+from chat_api.web.proxies import TrustedProxies
 
 __all__ = ["create_app"]
 
@@ -28,7 +29,8 @@ _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
         "Accept, Authorization, Content-Type, Idempotency-Key, Origin, X-CSRF-TOKEN, "
-        "X-Request-ID, X-Requested-With, X-Socket-ID, X-XSRF-TOKEN"
+        "X-Participant-Id, X-Participant-Name, X-Request-ID, X-Requested-With, X-Socket-ID, "
+        "X-Tenant-Domain, X-XSRF-TOKEN"
     ),
     "Access-Control-Max-Age": "600",
 }
@@ -36,7 +38,11 @@ _PREFLIGHT: Final = {
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def create_app(routes: Iterable[Route[Any]], authenticate: Authenticate) -> web.Application:
+def create_app(
+    routes: Iterable[Route[Any]],
+    authenticate: Authenticate,
+    proxies: TrustedProxies = TrustedProxies(),  # noqa: B008 - immutable
+) -> web.Application:
     """
     Return an application that serves `routes`.
 
@@ -45,12 +51,12 @@ def create_app(routes: Iterable[Route[Any]], authenticate: Authenticate) -> web.
     """
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_frame])
     for route in routes:
-        app.router.add_route(route.method, route.path, _handler(route, authenticate))
+        app.router.add_route(route.method, route.path, _handler(route, authenticate, proxies))
     return app
 
 
-def _handler(route: Route[Any], authenticate: Authenticate) -> _Handler:
-    reader = RequestReader(route, authenticate)
+def _handler(route: Route[Any], authenticate: Authenticate, proxies: TrustedProxies) -> _Handler:
+    reader = RequestReader(route, authenticate, proxies)
 
     async def handle(request: web.Request) -> web.StreamResponse:
         answer = await route.handler(await reader.read(request))
@@ -118,6 +124,8 @@ def _failure(error: ChatError, status: int | None = None) -> web.Response:
 
 
 def _json(body: object, status: int) -> web.Response:
+    if status == 204:
+        return web.Response(status=204)
     return web.Response(
         body=msgspec.json.encode(body), status=status, content_type="application/json"
     )

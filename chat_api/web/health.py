@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from chat_api.kernel.clock import Clock
-from chat_api.kernel.routes import Answer, Call, NoInput, Route
+from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
 from chat_api.realtime.reverb import ReverbClient
 from chat_api.store.engine import Store
 from chat_api.store.outbox import Outbox
@@ -63,4 +63,4 @@ def health_route(
         }
         return Answer({"status": "UP", "components": components})
 
-    return Route("GET", "/actuator/health", NoInput, health, is_open=True)
+    return Route("GET", "/actuator/health", NoInput, health, audience=Audience.ANYONE)

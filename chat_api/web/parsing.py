@@ -9,8 +9,10 @@ from urllib.parse import parse_qsl
 import msgspec
 from aiohttp import web
 
-from chat_api.kernel.errors import Malformed, TooLarge, Unauthenticated
-from chat_api.kernel.routes import Call, Caller, Input, NoInput, Route
+from chat_api.kernel.callers import Caller, Identity, Visitor
+from chat_api.kernel.errors import Forbidden, Malformed, TooLarge, Unauthenticated
+from chat_api.kernel.routes import Audience, Call, Header, Input, NoInput, Route
+from chat_api.web.proxies import TrustedProxies
 from reverb_py.protocol.socket_ids import is_socket_id
 
 __all__ = ["MAX_BODY_BYTES", "Authenticate", "RequestReader"]
@@ -23,7 +25,7 @@ _MAX_DEPTH = 64
 # Possessive, and matching unfinished strings too: no body makes it go back and try again.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
-Authenticate = Callable[[str], Awaitable[Caller]]
+Authenticate = Callable[[str], Awaitable[Caller | Visitor]]
 """Returns whom a bearer token names, or raises `Unauthenticated`."""
 
 T = TypeVar("T")
@@ -32,9 +34,12 @@ T = TypeVar("T")
 class RequestReader(Generic[Input]):
     """Reads the requests of one route."""
 
-    def __init__(self, route: Route[Input], authenticate: Authenticate) -> None:
+    def __init__(
+        self, route: Route[Input], authenticate: Authenticate, proxies: TrustedProxies
+    ) -> None:
         self._route = route
         self._authenticate = authenticate
+        self._proxies = proxies
         self._decoder = msgspec.json.Decoder(route.input)
 
     async def read(self, request: web.Request) -> Call[Input]:
@@ -45,27 +50,44 @@ class RequestReader(Generic[Input]):
 
         Raises:
             Unauthenticated: The route needs a valid token.
+            Forbidden: The token is of somebody whom the route does not answer.
             Malformed: The input is unreadable, or did not arrive in time.
             TooLarge: The body is longer than the server reads.
         """
-        identity = None
-        if not self._route.is_open:
-            identity = await self._authenticate(_bearer_token(request))
-        socket_id = request.headers.get("X-Socket-ID", "")
+        identity = await self._identity(request)
+        socket_id = request.headers.get(Header.SOCKET_ID.value, "")
+        body = b"" if request.method == "GET" else await _body(request)
         return Call(
-            input=await self._input(request),
+            input=self._input(request, body),
             path=request.match_info,
-            address=request.remote or "",
+            address=self._proxies.client_address(request.remote or "", request.headers),
             socket_id=socket_id if is_socket_id(socket_id) else None,
             identity=identity,
+            headers=request.headers,
+            body=body,
         )
 
-    async def _input(self, request: web.Request) -> Input:
+    async def _identity(self, request: web.Request) -> Identity | None:
+        audience = self._route.audience
+        vouched = None
+        if audience is not Audience.ACCOUNT and "Authorization" not in request.headers:
+            vouched = self._proxies.participant(request.remote or "", request.headers)
+        if audience is Audience.ANYONE or vouched is not None:
+            return vouched
+        identity = await self._authenticate(_bearer_token(request))
+        if audience is Audience.PARTIES:
+            return identity
+        if isinstance(identity, Visitor):
+            raise Forbidden("This needs an account, and the token is for one conversation.")
+        if audience is Audience.STAFF and not identity.is_staff:
+            raise Forbidden("This is for agents and supervisors.")
+        return identity
+
+    def _input(self, request: web.Request, body: bytes) -> Input:
         wanted = self._route.input
         if request.method == "GET":
             # Of a repeated parameter the last one counts.
             return _convert(dict(request.query), wanted)
-        body = await _body(request)
         if wanted is NoInput:
             return wanted()
         if self._route.reads_forms and body.lstrip()[:1] not in (b"{", b"["):

@@ -31,11 +31,15 @@ class User(Base):
 
 
 class RevokedToken(Base):
-    """A token that was logged out; the row is of use until the token would have ended anyway."""
+    """
+    A token that was logged out; the row is of use until the token would have ended anyway.
+
+    `user_id` is None for the token of a visitor, who has no account.
+    """
 
     __tablename__ = "revoked_tokens"
     __table_args__ = (Index(None, "expires_at"),)
 
     token_id: Mapped[str] = mapped_column(String(32), primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"))
+    user_id: Mapped[int | None] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"))
     expires_at: Mapped[datetime]

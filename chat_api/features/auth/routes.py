@@ -1,13 +1,15 @@
 """Logging in and out, who one is, and `/broadcasting/auth` under the names clients know it by."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from chat_api.features import Feature
-from chat_api.features.auth.service import STAFF, Accounts, user_view
+from chat_api.features.auth.service import Accounts, user_view
+from chat_api.kernel.callers import STAFF, Caller, Identity, Person, Visitor
 from chat_api.kernel.errors import Malformed
-from chat_api.kernel.routes import Answer, Call, Caller, NoInput, Person, Route
+from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
 from chat_api.realtime.channel_rules import ChannelRule, ChannelRules, Grant
 from reverb_py.protocol.channel_names import Access, is_channel_name, kind_of
 from reverb_py.protocol.signing import channel_auth, user_auth
@@ -43,7 +45,6 @@ def auth_feature(
     *,
     app_key: str,
     app_secret: str,
-    with_seed: bool,
 ) -> Feature:
     """
     Return the routes of accounts and of channel authorization.
@@ -75,7 +76,8 @@ def auth_feature(
         return Answer(body)
 
     async def log_out(call: Call[NoInput]) -> Answer:
-        await accounts.log_out(call.caller)
+        if isinstance(call.identity, (Caller, Visitor)):  # a proxy's word cannot be revoked here
+            await accounts.log_out(call.identity)
         return Answer({"message": "Logged out."})
 
     async def me(call: Call[NoInput]) -> Answer:
@@ -86,12 +88,13 @@ def auth_feature(
         socket_id, channel = _checked_socket_id(call.input.socket_id), call.input.channel_name
         if not is_channel_name(channel):
             raise Malformed("channel_name is not the name of a channel.")
-        grant = await rules.grant(call.caller, channel)
+        grant = await rules.grant(_somebody(call.identity), channel)
         if kind_of(channel).access is not Access.PRESENCE:
             return Answer({"auth": channel_auth(app_key, app_secret, socket_id, channel)})
         # Some clients parse and re-encode this string before they send it on: only this exact
         # spelling (compact, user_id first, both keys there) keeps the signature valid.
-        member = {"user_id": str(call.caller.id), "user_info": grant.member or {}}
+        member_id = grant.member_id or str(call.caller.id)
+        member = {"user_id": member_id, "user_info": grant.member or {}}
         channel_data = msgspec.json.encode(member).decode()
         auth = channel_auth(app_key, app_secret, socket_id, channel, channel_data)
         return Answer({"auth": auth, "channel_data": channel_data})
@@ -103,30 +106,35 @@ def auth_feature(
         auth = user_auth(app_key, app_secret, socket_id, user_data)
         return Answer({"auth": auth, "user_data": user_data})
 
-    async def seed(call: Call[NoInput]) -> Answer:
-        return Answer({"users": await accounts.seed()})
+    async def seed() -> Mapping[str, Any]:
+        return {"users": await accounts.seed()}
 
-    async def is_own_channel(caller: Caller, names: Mapping[str, str]) -> Grant | None:
-        return Grant() if names["id"] == str(caller.id) else None
+    async def is_own_channel(identity: Identity, names: Mapping[str, str]) -> Grant | None:
+        is_own = isinstance(identity, Caller) and names["id"] == str(identity.id)
+        return Grant() if is_own else None
 
-    routes = (
+    routes: tuple[Route[Any], ...] = (
         *(
-            Route("POST", path, LoginInput, log_in, is_open=True, reads_forms=True)
+            Route("POST", path, LoginInput, log_in, Audience.ANYONE, reads_forms=True)
             for path in ("/api/login", "/api/v1/auth/login")
         ),
-        Route("POST", "/api/logout", NoInput, log_out),
+        Route("POST", "/api/logout", NoInput, log_out, Audience.PARTIES),
         Route("GET", "/api/user", NoInput, me),
         *(
-            Route("POST", path, ChannelInput, authorize_channel, reads_forms=True)
+            Route("POST", path, ChannelInput, authorize_channel, Audience.PARTIES, reads_forms=True)
             for path in ("/broadcasting/auth", "/pusher/auth")
         ),
         *(
             Route("POST", path, SigninInput, sign_in, reads_forms=True)
             for path in ("/broadcasting/user-auth", "/pusher/user-auth")
         ),
-        *((Route("POST", "/api/admin/seed", NoInput, seed, is_open=True),) if with_seed else ()),
     )
-    return Feature(routes, (ChannelRule("private-user.{id}", is_own_channel),))
+    return Feature(routes, (ChannelRule("private-user.{id}", is_own_channel),), seed)
+
+
+def _somebody(identity: Identity | None) -> Identity:
+    assert identity is not None, "the route has an audience"
+    return identity
 
 
 def _checked_socket_id(socket_id: str) -> str:

@@ -8,21 +8,19 @@ from sqlalchemy.exc import IntegrityError
 
 from chat_api.features.auth.models import RevokedToken, User
 from chat_api.features.auth.passwords import Passwords
-from chat_api.features.auth.tokens import InvalidToken, IssuedToken, Tokens
+from chat_api.features.auth.tokens import InvalidToken, IssuedToken, Tokens, VisitorClaims
+from chat_api.kernel.callers import ROLES, STAFF, Caller, Person, Visitor
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Conflict, TooMany, Unauthenticated, Unprocessable
-from chat_api.kernel.routes import Caller, Person
 from chat_api.kernel.texts import checked_text
 from chat_api.kernel.throttling import Throttle, network_of
 from chat_api.store.engine import Store, UnitOfWork
 
-__all__ = ["ROLES", "STAFF", "Accounts", "Login", "user_view"]
-
-ROLES: Final = ("user", "agent", "supervisor")
-STAFF: Final = frozenset({"agent", "supervisor"})
+__all__ = ["Accounts", "Login", "user_view"]
 
 _MAX_PASSWORD = 1024  # characters; hashing time grows with the length
 _WRONG = "The email address, the password or the role is wrong."
+_REVOKED_WORDS = "The token was revoked. Log in again."
 
 
 # Asked for every request, and therefore built once.
@@ -34,6 +32,7 @@ _TOKEN_HOLDER = select(
     User.role,
     exists().where(RevokedToken.token_id == bindparam("token_id")).label("is_revoked"),
 ).where(User.id == bindparam("user_id"))
+_REVOKED = select(RevokedToken.token_id).where(RevokedToken.token_id == bindparam("token_id"))
 
 
 class Login(NamedTuple):
@@ -133,13 +132,13 @@ class Accounts:
         self._per_account.give_back(email)
         self._per_address.give_back(network)
 
-    async def log_out(self, caller: Caller) -> None:
-        """Revoke the caller's token, which is refused from then on, also after a restart."""
+    async def log_out(self, identity: Caller | Visitor) -> None:
+        """Revoke the token they came with, which is refused from then on, also after a restart."""
         ended = delete(RevokedToken).where(RevokedToken.expires_at <= self._clock())
         revoked = insert(RevokedToken).values(
-            token_id=caller.token_id,
-            user_id=caller.id,
-            expires_at=datetime.fromtimestamp(caller.token_expires_at, UTC),
+            token_id=identity.token_id,
+            user_id=identity.id if isinstance(identity, Caller) else None,
+            expires_at=datetime.fromtimestamp(identity.token_expires_at, UTC),
         )
 
         def revoke(unit: UnitOfWork) -> None:
@@ -151,7 +150,7 @@ class Accounts:
         except IntegrityError:
             pass  # two logouts at once: the token is revoked either way
 
-    async def authenticate(self, token: str) -> Caller:
+    async def authenticate(self, token: str) -> Caller | Visitor:
         """
         Return whom a bearer token names.
 
@@ -163,11 +162,22 @@ class Accounts:
             claims = self._tokens.read(token)
         except InvalidToken:
             raise Unauthenticated("The token is not valid or has expired. Log in again.") from None
+        if isinstance(claims, VisitorClaims):
+            if await self._store.one_or_none(_REVOKED, {"token_id": claims.jti}):
+                raise Unauthenticated(_REVOKED_WORDS)
+            return Visitor(
+                customer_id=claims.sub,
+                name=claims.name,
+                tenant=claims.tenant,
+                conversation_id=claims.conversation,
+                token_id=claims.jti,
+                token_expires_at=claims.exp,
+            )
         row = await self._store.one_or_none(
             _TOKEN_HOLDER, {"user_id": claims.uid, "token_id": claims.jti}
         )
         if row is None or row.is_revoked or row.role != claims.role:
-            raise Unauthenticated("The token was revoked. Log in again.")
+            raise Unauthenticated(_REVOKED_WORDS)
         return Caller(
             id=row.id,
             email=row.email,

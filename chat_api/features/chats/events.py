@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from chat_api.features.auth.service import user_view
-from chat_api.kernel.routes import Caller
+from chat_api.kernel.callers import Caller
 from chat_api.realtime.broadcaster import Event
 
 __all__ = ["message_sent", "messages_read", "private_channel", "user_is_typing"]

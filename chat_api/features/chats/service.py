@@ -35,9 +35,9 @@ from chat_api.features.chats.events import (
     user_is_typing,
 )
 from chat_api.features.chats.models import DirectChat, DirectMessage
+from chat_api.kernel.callers import Caller, Person
 from chat_api.kernel.clock import Clock, wire_time
 from chat_api.kernel.errors import Forbidden, NotFound, Unprocessable
-from chat_api.kernel.routes import Caller, Person
 from chat_api.kernel.texts import checked_text, full_name
 from chat_api.kernel.throttling import Throttle
 from chat_api.realtime.broadcaster import Broadcaster

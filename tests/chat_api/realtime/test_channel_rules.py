@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from chat_api.kernel.callers import Caller, Identity
 from chat_api.kernel.errors import Forbidden
-from chat_api.kernel.routes import Caller
 from chat_api.realtime.channel_rules import ChannelRule, ChannelRules, Grant
 
 CALLER = Caller(
@@ -21,7 +21,7 @@ CALLER = Caller(
 
 
 def rule(pattern: str, seen: list[Mapping[str, str]], grant: Grant | None) -> ChannelRule:
-    async def decide(caller: Caller, names: Mapping[str, str]) -> Grant | None:
+    async def decide(caller: Identity, names: Mapping[str, str]) -> Grant | None:
         assert caller is CALLER
         seen.append(names)
         return grant

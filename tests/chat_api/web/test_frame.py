@@ -8,7 +8,8 @@ import structlog
 from pytest_aiohttp.plugin import AiohttpClient
 from yarl import URL
 
-from chat_api.kernel.routes import Answer, Call, Caller, NoInput, Route
+from chat_api.kernel.callers import Caller
+from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
 from chat_api.logs import configure_logs
 from chat_api.runtime import running
 from chat_api.settings import Settings
@@ -84,7 +85,7 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_nothing(
     async def nobody(token: str) -> Caller:
         raise AssertionError("an open route asks for nobody")
 
-    app = create_app([Route("GET", "/fail", NoInput, fail, is_open=True)], nobody)
+    app = create_app([Route("GET", "/fail", NoInput, fail, audience=Audience.ANYONE)], nobody)
     client = await aiohttp_client(app)
     reply = await Client(client.session, str(client.make_url("")).rstrip("/")).get("/fail")
 

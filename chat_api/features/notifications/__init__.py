@@ -1,0 +1,1 @@
+"""Push notifications: the devices people registered, and what is owed to them."""

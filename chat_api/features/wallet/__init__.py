@@ -1,0 +1,1 @@
+"""Wallets: money in whole minor units, kept by double entry."""
