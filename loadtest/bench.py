@@ -14,7 +14,6 @@ generator.py.
 
 import http.client
 import os
-import platform
 import resource
 import secrets
 import signal
@@ -26,12 +25,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
 from pathlib import Path
 from statistics import median
 
 import click
 import orjson
+from report import describe_machine, table, write_into_document
 
 HERE = Path(__file__).resolve().parent
 START_TIMEOUT = 15.0
@@ -559,45 +558,6 @@ def raise_descriptor_limit() -> int:
     return soft
 
 
-def describe_machine(cores: tuple[int, int] | None) -> dict[str, str]:
-    """Return what the figures depend on and the figures do not say."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    pinned = f"server on core {cores[0]}, load on core {cores[1]}" if cores else "nothing pinned"
-    try:
-        event_loop = f"uvloop {metadata.version('uvloop')}"
-    except metadata.PackageNotFoundError:
-        event_loop = "asyncio"
-    try:
-        distribution = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        distribution = platform.system()
-    return {
-        "processor": model,
-        "cores": f"{os.cpu_count()} cores ({pinned})",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{distribution}, kernel {platform.release()}",
-        "event_loop": event_loop,
-        "other_load": f"load average {os.getloadavg()[0]:.1f} at the start",
-    }
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return the rows with their columns aligned: the first to the left, others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        first, *others = (
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(["  " + first, *others]).rstrip())
-    return "\n".join(lines)
-
-
 def write_report(bench: Bench, machine: Mapping[str, str]) -> str:
     """Return the whole report: ratios first, figures after them."""
     options = bench.options
@@ -653,21 +613,6 @@ def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
             row = f"| {scenario.title}: {reached}{measure.label} | {' | '.join(cells)} |"
             lines.append(row)
     return "\n".join([*lines, "", f"Measured on: {', '.join(machine.values())}."])
-
-
-def write_into_document(file: Path, section: str) -> None:
-    """
-    Replace what stands between the two `measurements` comments of a document.
-
-    Raises:
-        click.ClickException: The document has no such place.
-    """
-    text = file.read_text(encoding="utf-8")
-    before, begin, rest = text.partition("<!-- measurements -->\n")
-    _, end, after = rest.partition("<!-- end of measurements -->")
-    if not (begin and end):
-        raise click.ClickException(f"{file} has no place for measurements")
-    file.write_text(f"{before}{begin}{section}\n{end}{after}", encoding="utf-8")
 
 
 def raw_result(bench: Bench, machine: Mapping[str, str]) -> dict[str, object]:
@@ -804,7 +749,7 @@ def main(
         content = orjson.dumps(raw_result(bench, machine), option=orjson.OPT_INDENT_2)
         json_file.write_bytes(content)
     if document and not bench.broken:
-        write_into_document(document, ratios_in_markdown(bench, machine))
+        write_into_document(document, "measurements", ratios_in_markdown(bench, machine))
     missed = any(not verdict.is_met for verdict in bench.verdicts())
     if bench.broken or (check and missed):
         sys.exit(1)

@@ -1,0 +1,308 @@
+"""
+Measures a day of chat: both servers, a database, and locust's users, all on this machine.
+
+For each database the load is first as high as the servers take it, then half of that. What is
+measured is what people notice: from the request that posts a message to the event at whoever
+listens. Every message must arrive, once.
+"""
+
+import asyncio
+import csv
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+from argon2 import PasswordHasher
+from report import describe_machine, table, write_into_document
+
+from chat_api.runtime import migrated_store, with_accounts
+from chat_api.settings import Settings
+
+HERE = Path(__file__).resolve().parent
+START_TIMEOUT = 30.0
+PEOPLE = {"user": 80, "agent": 10, "customer": 30}
+"""How many play; colleagues come in pairs."""
+PASSWORD = "a password for a day"
+CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+Environment = Mapping[str, str]
+
+
+class BrokenError(Exception):
+    """The servers did something that makes the figures worthless; the message says what."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one run showed; times in milliseconds, `cores` are cores in use by program."""
+
+    messages_per_second: float
+    requests_per_message: float
+    p50: float
+    p95: float
+    p99: float
+    cores: Mapping[str, float]
+
+    def limit(self) -> str:
+        """Return what kept it from being faster, as far as processor time tells."""
+        name, most = max(self.cores.items(), key=lambda item: item[1])
+        if most >= 0.9:
+            return f"{name}, which has one core"
+        total = sum(self.cores.values())
+        if total >= 0.9 * (os.cpu_count() or 1):
+            return f"all cores together; {name} most"
+        return "waiting (disk, network, pauses)"
+
+
+def environment_of(folder: Path, database_url: str) -> dict[str, str]:
+    """Return the environment of two servers on free ports, free of anyone else's settings."""
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("REVERB_", "CHAT_", "LOCUST_"))
+    }
+    path = os.pathsep.join(filter(None, [str(HERE.parent), inherited.get("PYTHONPATH")]))
+    with ExitStack() as held:
+        ports = [
+            held.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+            for _ in range(2)
+        ]
+    return inherited | {
+        "PYTHONPATH": path,
+        "REVERB_APP_ID": "1001",
+        "REVERB_APP_KEY": secrets.token_hex(10),
+        "REVERB_APP_SECRET": secrets.token_hex(20),
+        "REVERB_SERVER_HOST": "127.0.0.1",
+        "REVERB_SERVER_PORT": str(ports[0]),
+        "REVERB_PORT": str(ports[0]),
+        "CHAT_PORT": str(ports[1]),
+        "CHAT_JWT_SECRET": secrets.token_hex(32),
+        "CHAT_DATABASE_URL": database_url,
+        "CHAT_MESSAGES_PER_MINUTE": "0",
+        "CHAT_LOGINS_PER_MINUTE": "0",
+        "CHAT_SESSIONS_PER_MINUTE": "0",
+        "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT": "0",
+        "LOCUST_ACCOUNTS": str(folder / "accounts.csv"),
+        "LOCUST_REALTIME": f"ws://127.0.0.1:{ports[0]}",
+    }
+
+
+async def open_accounts(environment: Environment, file: Path) -> None:
+    """Bring the database up to date, open everybody's account, and list them in a file."""
+    settings = Settings.from_environment(environment)
+    async with (
+        migrated_store(settings) as store,
+        with_accounts(settings, store, hasher=CHEAP_HASHER) as accounts,
+    ):
+        run = secrets.token_hex(4)
+        with file.open("w", newline="") as listed:
+            lines = csv.writer(listed)
+            for role in ("user", "agent"):
+                for number in range(PEOPLE[role]):
+                    email = f"{role}{number}.{run}@example.com"
+                    await accounts.create(
+                        email=email,
+                        password=PASSWORD,
+                        first_name=role.title(),
+                        last_name=str(number),
+                        role=role,
+                        tenants=("*",) if role == "agent" else (),
+                    )
+                    lines.writerow((email, PASSWORD, role))
+
+
+@contextmanager
+def server(module: str, command: str, environment: Environment, folder: Path) -> Iterator[int]:
+    """Run a server while the block does; yields its process id."""
+    log = folder / f"{module}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, command],
+            cwd=folder,
+            env=dict(environment),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        port, path = {
+            "reverb_py": (environment["REVERB_PORT"], "/up"),
+            "chat_api": (environment["CHAT_PORT"], "/actuator/health"),
+        }[module]
+        wait_until_up(f"http://127.0.0.1:{port}{path}", process, log)
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def wait_until_up(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    """Return when something answers there."""
+    give_up = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < give_up and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=1):
+                return
+        except (OSError, urllib.error.URLError):
+            time.sleep(0.05)
+    raise BrokenError(f"{log.stem} did not start:\n{log.read_text()}")
+
+
+def processor_seconds(pid: int) -> float:
+    """Return the processor time that a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
+
+
+def run_locust(
+    environment: Environment, folder: Path, seconds: float, pause: float, pids: Mapping[str, int]
+) -> Figures:
+    """Let everybody talk for so long, and return what was measured after they had all come in."""
+    users = PEOPLE["user"] // 2 + PEOPLE["agent"] + PEOPLE["customer"]
+    command = [
+        *(sys.executable, "-m", "locust", "-f", str(HERE / "locustfile.py"), "--headless"),
+        *("--host", f"http://127.0.0.1:{environment['CHAT_PORT']}"),
+        *("--users", str(users), "--spawn-rate", str(users), "--stop-timeout", "60"),
+        *("--run-time", f"{seconds:.0f}s", "--reset-stats", "--pause", str(pause)),
+        *("--only-summary", "--json-file", str(folder / "stats")),
+    ]
+    before = {name: processor_seconds(pid) for name, pid in pids.items()}
+    with (folder / "locust.log").open("wb") as output:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            command, env=dict(environment), stdout=output, stderr=subprocess.STDOUT
+        )
+        usage = wait_with_usage(process)
+    elapsed = time.monotonic() - started
+    if process.returncode:
+        raise BrokenError(f"locust says:\n{(folder / 'locust.log').read_text()}")
+    cores = {name: (processor_seconds(pid) - before[name]) / elapsed for name, pid in pids.items()}
+    cores["the load"] = usage / elapsed
+    return read_figures(orjson.loads((folder / "stats.json").read_bytes()), cores)
+
+
+def wait_with_usage(process: "subprocess.Popen[bytes]") -> float:
+    """Wait for the end of a process and return the processor seconds it used."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def read_figures(stats: Sequence[Mapping[str, Any]], cores: Mapping[str, float]) -> Figures:
+    """Return the figures of locust's statistics."""
+    heard = [entry for entry in stats if entry["method"] == "event"]
+    asked = [entry for entry in stats if entry["method"] not in ("event", "websocket")]
+    begin = min(entry["start_time"] for entry in heard)
+    end = max(entry["last_request_timestamp"] for entry in heard)
+    times = sorted(
+        (float(milliseconds), count)
+        for entry in heard
+        for milliseconds, count in entry["response_times"].items()
+    )
+    total = sum(count for _, count in times)
+    return Figures(
+        messages_per_second=total / (end - begin),
+        requests_per_message=sum(entry["num_requests"] for entry in asked) / total,
+        p50=percentile(times, total, 0.50),
+        p95=percentile(times, total, 0.95),
+        p99=percentile(times, total, 0.99),
+        cores=cores,
+    )
+
+
+def percentile(times: Sequence[tuple[float, int]], total: int, share: float) -> float:
+    """Return the time that this share of all did not exceed."""
+    seen = 0
+    for milliseconds, count in times:
+        seen += count
+        if seen >= share * total:
+            return milliseconds
+    raise BrokenError("nothing was measured")
+
+
+def measure(name: str, database_url: str, seconds: float) -> list[list[str]]:
+    """Return two rows of the table: as much as it takes, and half of that."""
+    with tempfile.TemporaryDirectory(prefix="day-of-chat-") as temporary:
+        folder = Path(temporary)
+        url = database_url or f"sqlite:///{folder / 'chat.sqlite3'}"
+        environment = environment_of(folder, url)
+        rows = []
+        pause = 0.0
+        for number, load in enumerate(("all it takes", "half of that")):
+            environment["LOCUST_TENANT"] = f"day{number}.example.com"
+            asyncio.run(open_accounts(environment, folder / "accounts.csv"))
+            with (
+                server("reverb_py", "start", environment, folder) as reverb,
+                server("chat_api", "serve", environment, folder) as chat,
+            ):
+                pids = {"reverb_py": reverb, "chat_api": chat}
+                click.echo(f"{name}, {load}: {seconds:.0f} s …", err=True)
+                figures = run_locust(environment, folder, seconds, pause, pids)
+            cores = ", ".join(f"{who} {used:.2f}" for who, used in figures.cores.items())
+            rows.append(
+                [
+                    f"{name}, {load}",
+                    f"{figures.messages_per_second:,.0f}",
+                    *(f"{value:.0f}" for value in (figures.p50, figures.p95, figures.p99)),
+                    cores,
+                    figures.limit() if pause == 0.0 else "the pauses",
+                ]
+            )
+            actors = PEOPLE["user"] // 2 + PEOPLE["customer"] + PEOPLE["agent"]
+            wanted = figures.messages_per_second * figures.requests_per_message / 2
+            pause = actors / wanted
+        return rows
+
+
+HEADING = ["", "messages/s", "p50 ms", "p95 ms", "p99 ms", "cores used", "what limits it"]
+
+EXAMPLES = """\b
+Examples:
+  python loadtest/day_of_chat.py                      on SQLite
+  python loadtest/day_of_chat.py --postgresql postgresql://chat:secret@127.0.0.1/chat
+  python loadtest/day_of_chat.py --document README.md  the table in README.md is made with this
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@click.option("--postgresql", "postgresql_url", help="Measure on this database as well.")
+@click.option("--seconds", type=click.FloatRange(min=5), default=30.0, show_default=True)
+@click.option(
+    "--document",
+    type=click.Path(exists=True, dir_okay=False, writable=True, path_type=Path),
+    help="Write the table into this document.",
+)
+def main(postgresql_url: str | None, seconds: float, document: Path | None) -> None:
+    """Measure a day of chat and print a table. The PostgreSQL database gets accounts and chats."""
+    databases = {"SQLite": ""} | ({"PostgreSQL": postgresql_url} if postgresql_url else {})
+    rows = [HEADING]
+    try:
+        for name, url in databases.items():
+            rows.extend(measure(name, url, seconds))
+    except BrokenError as broken:
+        raise click.ClickException(str(broken)) from None
+    click.echo(table(rows))
+    if document is not None:
+        lines = [f"| {' | '.join(row)} |" for row in rows]
+        lines.insert(1, "|" + "---|" * len(HEADING))
+        machine = ", ".join(describe_machine(None).values())
+        section = "\n".join([*lines, "", f"Measured on: {machine}."])
+        write_into_document(document, "a day of chat", section)
+
+
+if __name__ == "__main__":
+    main()
