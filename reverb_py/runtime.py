@@ -16,7 +16,7 @@ from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import AddressLimits
 from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.server.http_api import HttpApi
-from reverb_py.server.listener import Listener
+from reverb_py.server.listener import Deadlines, Listener
 from reverb_py.settings import Settings
 from reverb_py.telemetry.logs import DebugTrace
 from reverb_py.webhooks.dispatch import Webhooks
@@ -29,22 +29,31 @@ class RunningServer(NamedTuple):
 
     port: int
     hubs: Hubs
+    webhooks: Webhooks
 
     def reload(self, apps: Iterable[App]) -> None:
         """Go on with these apps; connections of apps that stay are kept."""
+        apps = tuple(apps)
+        # Connections of apps that are gone leave first, and their webhooks hear of it.
         self.hubs.replace(apps)
+        self.webhooks.replace(apps)
 
 
 @asynccontextmanager
 async def running_server(
-    settings: Settings, *, trace: DebugTrace | None = None, timer_resolution: float = 1.0
+    settings: Settings,
+    *,
+    trace: DebugTrace | None = None,
+    timer_resolution: float = 1.0,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008 - immutable
 ) -> AsyncIterator[RunningServer]:
     """
     Serve for as long as the context lasts.
 
-    Leaving it, for whatever reason, closes the port, tells WebSocket clients to come back and gives
-    them `settings.shutdown_seconds` to go. `timer_resolution` is how late, in seconds, a deadline
-    may be noticed.
+    Leaving it, for whatever reason, closes the port and tells WebSocket clients to come back. They
+    get `settings.shutdown_seconds` to go, and in the same time the webhooks are sent that are left.
+    `deadlines` are those of the clients, and `timer_resolution` is how late, in seconds, one may be
+    noticed.
 
     Raises:
         OSError: The address is in use or not this machine's.
@@ -58,20 +67,27 @@ async def running_server(
         settings.apps,
         lambda app: Hub(app, delivery, wheel, loop.time, source, notices=webhooks, trace=trace),
     )
-    most, rate = settings.max_connections_per_address, settings.connects_per_minute_per_address
+    per_address = (
+        settings.max_connections_per_address,
+        settings.connects_per_minute_per_address,
+        settings.requests_per_second_per_address,
+    )
     listener = Listener(
         hubs,
         HttpApi(hubs, time.time, settings.path_prefix),
         wheel,
         max_request_bytes=settings.max_request_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
+        max_waiting_bytes=settings.max_waiting_bytes,
         clock=time.time,
-        address_limits=AddressLimits(most, rate, loop.time) if most or rate else None,
+        deadlines=deadlines,
+        address_limits=AddressLimits(*per_address, loop.time) if any(per_address) else None,
         trace=trace,
     )
     async with webhooks.running(settings.shutdown_seconds):
         port = await listener.start(settings.host, settings.port)
         try:
-            yield RunningServer(port, hubs)
+            yield RunningServer(port, hubs, webhooks)
         finally:
+            webhooks.hurry()
             await listener.stop(settings.shutdown_seconds)

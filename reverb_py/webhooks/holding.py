@@ -8,6 +8,7 @@ back in time, neither the departure nor the return is told.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 __all__ = ["Departure", "Holding"]
@@ -60,10 +61,10 @@ class Holding:
         """Forget a departure; return False if it was not held, so that the return is news."""
         return self._held.pop(departure, None) is not None
 
-    def due(self, now: float) -> list[Departure]:
-        """Return what has been held long enough, in order, and hold it no longer."""
+    def due(self, now: float, most: int) -> list[Departure]:
+        """Return up to `most` that have been held long enough, in order; hold them no longer."""
         result = []
-        for departure, until in self._held.items():
+        for departure, until in islice(self._held.items(), most):
             if until > now:
                 break
             result.append(departure)

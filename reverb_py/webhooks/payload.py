@@ -116,6 +116,8 @@ def objection_to(webhook: Webhook) -> str | None:
             return f"the header {name} is set by the server; leave it out"
         if not _HEADER_VALUE.fullmatch(value):
             return f"the header {name} must be printable ASCII on one line"
+        if name.lower() == "authorization" and "@" in URL(webhook.url).raw_authority:
+            return "a webhook's url has a user and its headers have Authorization: use one of them"
     return None
 
 
@@ -128,6 +130,10 @@ def _objection_to_url(text: str) -> str | None:
         return f"a webhook's url is malformed: {exc}"
     if url.scheme not in ("http", "https"):
         return f"a webhook's url must begin with http:// or https://, not {url.scheme or 'nothing'}"
+    try:
+        f"{url.user}{url.password}".encode("latin-1")
+    except UnicodeEncodeError:
+        return "a webhook's url may have only Latin-1 letters in its user and password"
     return None if url.host else "a webhook's url must name a host, as in https://example.com/hook"
 
 

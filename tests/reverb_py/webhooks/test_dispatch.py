@@ -10,85 +10,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
 import pusher
 import pytest
-import structlog
 from aiohttp import web
 
-from reverb_py.core.apps import App, Webhook
+from reverb_py.core.apps import Webhook
 from reverb_py.testing import PATIENCE
 from reverb_py.webhooks.dispatch import Webhooks
 from reverb_py.webhooks.endpoint import Limits
-from tests.reverb_py.webhooks.receiver import APP, Receiver, receiving
-
-QUICK = Limits(first_retry_seconds=0.01, longest_retry_seconds=0.02)
-"""Retries without delay; departures are held until the end, unless a test says otherwise."""
-
-SHORT_HOLD = replace(QUICK, hold_seconds=0.02)
-LONG_HOLD = replace(QUICK, hold_seconds=10 * PATIENCE)
-
-
-@asynccontextmanager
-async def running(
-    limits: Limits = LONG_HOLD, drain_seconds: float = PATIENCE, **seams: Callable[[], float]
-) -> AsyncIterator[Webhooks]:
-    webhooks = Webhooks(limits=limits, **seams)
-    async with webhooks.running(drain_seconds):
-        yield webhooks
+from tests.reverb_py.webhooks.receiver import APP, Receiver, Request, receiving
+from tests.reverb_py.webhooks.sending import (
+    LONG_HOLD,
+    SHORT_HOLD,
+    app_with,
+    logged,
+    missed,
+    occupied,
+    running,
+    vacated,
+)
 
 
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
     async with receiving() as receiver:
         yield receiver
-
-
-class Log:
-    """The lines that were logged, as a processor that lets none through."""
-
-    def __init__(self) -> None:
-        self.lines: list[MutableMapping[str, Any]] = []
-        self._news = asyncio.Event()
-
-    def __call__(
-        self, logger: object, level: str, line: MutableMapping[str, Any]
-    ) -> MutableMapping[str, Any]:
-        self.lines.append({**line, "log_level": level})
-        self._news.set()
-        raise structlog.DropEvent
-
-    async def until(self, is_enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE):
-            while not is_enough():
-                self._news.clear()
-                await self._news.wait()
-
-
-@contextmanager
-def logged() -> Iterator[Log]:
-    log = Log()
-    structlog.configure(processors=[log])
-    try:
-        yield log
-    finally:
-        structlog.reset_defaults()
-
-
-def app_with(*webhooks: Webhook, **fields: Any) -> App:
-    return replace(APP, webhooks=webhooks, **fields)
-
-
-def occupied(channel: str) -> dict[str, str]:
-    return {"name": "channel_occupied", "channel": channel}
-
-
-def vacated(channel: str) -> dict[str, str]:
-    return {"name": "channel_vacated", "channel": channel}
 
 
 async def test_each_kind_of_event_is_one_signed_request(receiver: Receiver) -> None:
@@ -125,6 +74,17 @@ async def test_each_kind_of_event_is_one_signed_request(receiver: Receiver) -> N
     assert requests[0].headers["User-Agent"].startswith("reverb-py/")
     assert requests[0].headers["X-Tenant"] == "4"
     assert receiver.most_at_once == 1
+
+
+async def test_presence_channels_have_members_instead_of_a_count(receiver: Receiver) -> None:
+    """As hosted Pusher counts them, and as the frames are that tell subscribers."""
+    app = app_with(receiver.webhook())
+    channels = ["orders", "private-a", "private-encrypted-a", "cache-a", "my-presence-a"]
+    async with running() as webhooks:
+        for channel in ["presence-a", "presence-cache-a", *channels]:
+            webhooks.subscription_count(app, channel, 1)
+
+    assert [event["channel"] for event in receiver.events] == channels
 
 
 async def test_the_official_library_takes_a_request_and_its_repetition(receiver: Receiver) -> None:
@@ -298,6 +258,28 @@ async def test_more_departures_than_can_be_held_are_told_early(receiver: Receive
         assert await receiver.hears(2) == [vacated("a"), vacated("b")]
 
 
+async def test_when_a_network_fails_every_departure_is_told_in_order(receiver: Receiver) -> None:
+    app = app_with(receiver.webhook(), webhook_batch_seconds=0.01)
+    channels = [f"room-{number}" for number in range(1_200)]
+    async with running(SHORT_HOLD) as webhooks:
+        for channel in channels:
+            webhooks.channel_vacated(app, channel)
+        assert await receiver.hears(1_200) == [vacated(channel) for channel in channels]
+
+
+async def test_departures_that_nobody_wants_to_hear_of_are_not_held(receiver: Receiver) -> None:
+    """They would take the places of those that matter."""
+    app = app_with(receiver.webhook("channel_vacated", prefixes=("private-",)))
+    async with running(replace(LONG_HOLD, max_held=1)) as webhooks:
+        webhooks.channel_vacated(app, "private-room")
+        for number in range(10):
+            webhooks.channel_vacated(app, f"room-{number}")
+            webhooks.member_removed(app, "private-room", f"{number}")
+        webhooks.channel_occupied(app, "private-room")
+
+    assert receiver.requests == []
+
+
 # Batches
 
 
@@ -352,40 +334,43 @@ async def test_whatever_is_not_a_success_is_tried_again_with_a_fresh_time(
     app = app_with(receiver.webhook())
     async with running(clock=lambda: next(minutes)) as webhooks:
         webhooks.channel_occupied(app, "room")
-        webhooks.channel_occupied(app, "next")
+        webhooks.cache_miss(app, "room")
         await receiver.hears(2)
 
     assert [(request.path, request.time_ms, request.events) for request in receiver.requests] == [
         ("/hook", 1_700_000_000_000, [occupied("room")]),
         ("/hook", 1_700_000_060_000, [occupied("room")]),
         ("/hook", 1_700_000_120_000, [occupied("room")]),
-        ("/hook", 1_700_000_180_000, [occupied("next")]),
+        ("/hook", 1_700_000_180_000, [missed("room")]),
     ]
     assert len({request.signature for request in receiver.requests}) == 4
 
 
-async def test_what_happens_while_the_endpoint_is_down_arrives_after_it_in_order(
+async def test_what_happens_while_the_endpoint_is_down_arrives_when_it_is_up(
     receiver: Receiver,
 ) -> None:
     app = app_with(receiver.webhook())
     await receiver.go_down()
     with logged() as log:
         async with running(replace(LONG_HOLD, report_seconds=0.01)) as webhooks:
-            for channel in "abc":
-                webhooks.channel_occupied(app, channel)
-            await log.until(lambda: bool(log.lines))
+            for count in range(3):
+                for channel in "abc":
+                    webhooks.subscription_count(app, channel, count)
+            line = await log.says("reason")
             await receiver.go_up()
-            await receiver.hears(3)
+            events = await receiver.hears(9)
 
-    assert receiver.events == [occupied("a"), occupied("b"), occupied("c")]
-    assert log.lines[0] == {
+    for channel in "abc":
+        told = [event["subscription_count"] for event in events if event["channel"] == channel]
+        assert told == [0, 1, 2]
+    assert line == {
         "event": "Webhook is not taken, trying again",
         "log_level": "warning",
         "app": "1001",
         "webhook": f"http://127.0.0.1:{receiver.port}",
         "failed_attempts": 1,
         "reason": "it can't be reached (Connection refused)",
-        "waiting": 2,
+        "waiting": 9,
     }
 
 
@@ -497,7 +482,15 @@ async def test_hundreds_of_hanging_endpoints_delay_no_other(receiver: Receiver) 
 async def test_a_failure_that_the_next_attempt_mends_is_not_worth_a_line(
     receiver: Receiver,
 ) -> None:
-    receiver.answers = [web.Response(status=status) for status in (500, 200, 500, 200, 500, 200)]
+    tried = set()
+
+    def refuse_once(request: Request) -> web.Response:
+        channel = request.events[0]["channel"]
+        is_new = channel not in tried
+        tried.add(channel)
+        return web.Response(status=500 if is_new else 200)
+
+    receiver.answer = refuse_once
     app = app_with(receiver.webhook())
     with logged() as log:
         async with running() as webhooks:
@@ -511,9 +504,9 @@ async def test_a_failure_that_the_next_attempt_mends_is_not_worth_a_line(
 @pytest.mark.parametrize(
     "limits",
     [
-        replace(LONG_HOLD, max_waiting=3),
-        # Three events like these have 141 bytes.
-        replace(LONG_HOLD, max_waiting_bytes=150),
+        replace(LONG_HOLD, max_waiting=4),
+        # Four events like these have 164 bytes.
+        replace(LONG_HOLD, max_waiting_bytes=170),
     ],
     ids=["events", "bytes"],
 )
@@ -524,14 +517,14 @@ async def test_beyond_its_bound_a_queue_loses_the_oldest_and_says_so(
     app = app_with(receiver.webhook())
     with logged() as log:
         async with running(replace(limits, report_seconds=10 * PATIENCE)) as webhooks:
-            webhooks.channel_occupied(app, "under-way")
+            webhooks.channel_occupied(app, "x")  # is under way, and not lost
             await receiver.gets(1)
             for number in range(10):
                 webhooks.channel_occupied(app, f"{number}")
             receiver.gate.set()
             events = await receiver.hears(4)
 
-    assert events == [occupied(name) for name in ("under-way", "7", "8", "9")]
+    assert events == [occupied(name) for name in ("x", "7", "8", "9")]
     assert log.lines == [
         {
             "event": "Webhook events are lost",
@@ -541,7 +534,7 @@ async def test_beyond_its_bound_a_queue_loses_the_oldest_and_says_so(
             "lost_oldest_of_too_many": lost,
             "waiting": waiting,
         }
-        for lost, waiting in ((1, 3), (6, 0))
+        for lost, waiting in ((1, 4), (6, 0))
     ]
 
 
@@ -582,13 +575,81 @@ async def test_a_new_secret_and_new_headers_count_from_the_next_attempt_on(
     async with running() as webhooks:
         webhooks.channel_occupied(app, "room")
         await receiver.gets(1)
-        webhooks.channel_occupied(new, "next")
+        webhooks.cache_miss(new, "room")
         receiver.secret = new.secret
         receiver.gate.set()
         events = await receiver.hears(2)
 
-    assert events == [occupied("room"), occupied("next")]
+    assert events == [occupied("room"), missed("room")]
     assert ["X-Tenant" in request.headers for request in receiver.requests] == [False, True, True]
+
+
+async def test_a_repetition_is_signed_with_the_new_secret_also_where_nothing_happens_any_more(
+    receiver: Receiver,
+) -> None:
+    receiver.answers = [web.Response(status=401)]
+    receiver.gate.clear()
+    app = app_with(receiver.webhook())
+    new = replace(app, key="new-key", secret="the next secret", previous_secrets=(APP.secret,))
+    async with running() as webhooks:
+        webhooks.channel_occupied(app, "room")
+        webhooks.member_removed(app, "presence-room", "7")
+        await receiver.gets(1)
+        webhooks.replace([new])
+        receiver.secret = new.secret
+        receiver.gate.set()
+        await receiver.hears(1)
+
+    assert receiver.events == [
+        occupied("room"),
+        {"name": "member_removed", "channel": "presence-room", "user_id": "7"},
+    ]
+    assert [request.key for request in receiver.requests] == [APP.key, "new-key", "new-key"]
+
+
+async def test_a_webhook_that_wants_something_else_is_told_something_else(
+    receiver: Receiver,
+) -> None:
+    """Departures included that began under the old wishes."""
+    app = app_with(receiver.webhook())
+    new = app_with(receiver.webhook("channel_vacated", prefixes=("private-",)))
+    async with running() as webhooks:
+        webhooks.channel_vacated(app, "private-room")
+        webhooks.channel_vacated(app, "room")
+        webhooks.member_removed(app, "presence-room", "7")
+        webhooks.replace([new])
+        webhooks.cache_miss(new, "private-cache-room")
+
+    assert receiver.events == [vacated("private-room")]
+
+
+async def test_an_app_without_webhooks_any_more_is_told_nothing_of_what_was_held(
+    receiver: Receiver,
+) -> None:
+    app = app_with(receiver.webhook())
+    async with running() as webhooks:
+        webhooks.channel_vacated(app, "room")
+        webhooks.replace([APP])
+
+    assert receiver.requests == []
+
+
+async def test_nobody_comes_back_to_an_app_that_is_gone(receiver: Receiver) -> None:
+    receiver.gate.clear()
+    app = app_with(receiver.webhook(), webhook_batch_seconds=10 * PATIENCE)
+    async with running() as webhooks:
+        webhooks.channel_occupied(app, "room")
+        webhooks.channel_vacated(app, "room")
+        webhooks.replace([replace(APP, id="1002")])
+        receiver.gate.set()
+        await receiver.hears(2)
+
+        # The same id again is another app, which has not seen anybody leave.
+        webhooks.replace([replace(app, webhook_batch_seconds=0.0)])
+        webhooks.channel_occupied(replace(app, webhook_batch_seconds=0.0), "room")
+        await receiver.hears(3)
+
+    assert receiver.events == [occupied("room"), vacated("room"), occupied("room")]
 
 
 async def test_a_departure_held_across_a_reload_can_still_be_undone(receiver: Receiver) -> None:
@@ -622,6 +683,30 @@ async def test_what_waits_for_a_webhook_that_is_gone_is_still_sent(receiver: Rec
     ]
 
 
+async def test_what_a_webhook_that_is_gone_does_not_take_is_given_up(receiver: Receiver) -> None:
+    """A dead address that was taken out of the configuration must not be tried for years."""
+    receiver.gate.clear()
+    app = app_with(receiver.webhook())
+    with logged() as log:
+        async with running(replace(LONG_HOLD, give_up_seconds=0.02)) as webhooks:
+            for number in range(50):
+                webhooks.channel_occupied(app, f"room-{number}")
+            await receiver.gets(1)
+            webhooks.replace([APP])
+            line = await log.says("lost")
+
+            assert line == {
+                "event": "Events of a webhook that was removed are lost",
+                "log_level": "warning",
+                "app": "1001",
+                "webhook": f"http://127.0.0.1:{receiver.port}",
+                "lost": 50,
+            }
+            assert "webhook" not in [task.get_name() for task in asyncio.all_tasks()]
+
+    assert log.lines == [line]
+
+
 # The end
 
 
@@ -653,16 +738,13 @@ async def test_the_end_does_not_wait_for_a_batch_to_fill(receiver: Receiver) -> 
 async def test_a_full_batch_waits_for_nothing_and_the_end_fills_no_other(
     receiver: Receiver,
 ) -> None:
-    receiver.gate.clear()
-    receiver.answers = [web.Response(status=503)]
     app = app_with(receiver.webhook(), webhook_batch_seconds=10 * PATIENCE)
     async with running() as webhooks:
         for number in range(101):
             webhooks.channel_occupied(app, f"room-{number}")
         await receiver.gets(1)
-        receiver.gate.set()
 
-    assert [len(request.events) for request in receiver.requests] == [100, 100, 1]
+    assert [len(request.events) for request in receiver.requests] == [100, 1]
 
 
 async def test_the_end_does_not_wait_for_the_next_retry(receiver: Receiver) -> None:
@@ -696,6 +778,41 @@ async def test_the_end_gives_up_on_a_dead_endpoint_and_says_what_is_lost(
         }
     ]
     assert "webhook" not in [task.get_name() for task in asyncio.all_tasks()]
+
+
+async def test_the_end_begins_with_the_hurry_and_departures_are_told_at_once(
+    receiver: Receiver,
+) -> None:
+    app = app_with(receiver.webhook(), webhook_batch_seconds=10 * PATIENCE)
+    async with running() as webhooks:
+        webhooks.channel_vacated(app, "a")
+        webhooks.hurry()
+        webhooks.channel_vacated(app, "b")
+        assert await receiver.hears(2) == [vacated("a"), vacated("b")]
+
+        other = replace(app, id="1002")
+        webhooks.channel_occupied(other, "c")
+        webhooks.channel_vacated(other, "c")
+        assert (await receiver.hears(4))[2:] == [occupied("c"), vacated("c")]
+
+
+async def test_the_time_of_the_end_is_counted_from_the_hurry(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What closing connections took of it is not there any more."""
+    receiver.gate.clear()
+    app = app_with(receiver.webhook())
+    loop = asyncio.get_running_loop()
+    real_time = loop.time
+    with logged() as log:
+        limits = replace(LONG_HOLD, timeout_seconds=100 * PATIENCE)
+        async with running(limits, 10 * PATIENCE) as webhooks:
+            webhooks.channel_occupied(app, "room")
+            await receiver.gets(1)
+            webhooks.hurry()
+            monkeypatch.setattr(loop, "time", lambda: real_time() + 10 * PATIENCE)
+
+    assert [line["lost"] for line in log.lines] == [1]
 
 
 async def test_the_end_does_not_hammer_an_endpoint_that_fails(receiver: Receiver) -> None:

@@ -15,9 +15,9 @@ def test_a_departure_is_held_for_its_time_and_told_once() -> None:
     holding = Holding(3.0, most=10)
     assert holding.hold(ROOM, 100.0) is None
 
-    assert holding.due(102.5) == []
-    assert holding.due(103.0) == [ROOM]
-    assert holding.due(200.0) == []
+    assert holding.due(102.5, 10) == []
+    assert holding.due(103.0, 10) == [ROOM]
+    assert holding.due(200.0, 10) == []
     assert holding.next_due is None
 
 
@@ -27,7 +27,7 @@ def test_a_return_undoes_a_departure_and_only_once() -> None:
 
     assert holding.undo(ROOM) is True
     assert holding.undo(ROOM) is False
-    assert holding.due(200.0) == []
+    assert holding.due(200.0, 10) == []
 
 
 def test_another_channel_s_or_another_user_s_return_undoes_nothing() -> None:
@@ -37,7 +37,7 @@ def test_another_channel_s_or_another_user_s_return_undoes_nothing() -> None:
     assert holding.undo(Departure("presence-room", "bob")) is False
     assert holding.undo(Departure("presence-other", "ada")) is False
     assert holding.undo(Departure("presence-room")) is False
-    assert holding.due(103.0) == [ADA]
+    assert holding.due(103.0, 10) == [ADA]
 
 
 def test_a_departure_after_a_return_is_held_for_its_own_time() -> None:
@@ -48,8 +48,8 @@ def test_a_departure_after_a_return_is_held_for_its_own_time() -> None:
     holding.hold(ROOM, 102.0)
 
     assert holding.next_due == 104.0
-    assert holding.due(104.5) == [ADA]
-    assert holding.due(105.0) == [ROOM]
+    assert holding.due(104.5, 10) == [ADA]
+    assert holding.due(105.0, 10) == [ROOM]
 
 
 def test_a_departure_told_twice_is_held_once_and_from_the_second_time_on() -> None:
@@ -58,8 +58,8 @@ def test_a_departure_told_twice_is_held_once_and_from_the_second_time_on() -> No
     holding.hold(ADA, 101.0)
     holding.hold(ROOM, 102.0)
 
-    assert holding.due(104.0) == [ADA]
-    assert holding.due(105.0) == [ROOM]
+    assert holding.due(104.0, 10) == [ADA]
+    assert holding.due(105.0, 10) == [ROOM]
 
 
 def test_too_many_departures_tell_the_oldest_early() -> None:
@@ -70,7 +70,21 @@ def test_too_many_departures_tell_the_oldest_early() -> None:
     assert holding.hold(Departure("c"), 100.0) == Departure("a")
 
     assert holding.undo(Departure("a")) is False
-    assert holding.due(103.0) == [Departure("b"), Departure("c")]
+    assert holding.due(103.0, 10) == [Departure("b"), Departure("c")]
+
+
+def test_many_that_are_due_at_once_are_told_some_at_a_time() -> None:
+    """When a network fails, everybody has left at the same moment."""
+    holding = Holding(3.0, most=10)
+    rooms = [Departure(f"room-{number}") for number in range(5)]
+    for room in rooms:
+        holding.hold(room, 100.0)
+
+    assert holding.due(103.0, most=2) == rooms[:2]
+    assert holding.next_due == 103.0
+    assert holding.undo(rooms[2])
+    assert holding.due(103.0, most=3) == rooms[3:]
+    assert holding.next_due is None
 
 
 def test_everything_held_can_be_released_at_once_and_in_order() -> None:
@@ -94,7 +108,7 @@ def test_what_is_told_alternates_and_ends_with_the_truth(pauses: list[float], mo
 
     for pause in pauses:
         now += pause
-        tell(holding.due(now))
+        tell(holding.due(now, 10))
         is_here = not is_here
         if is_here:
             if not holding.undo(ROOM):

@@ -166,6 +166,10 @@ def test_an_absolute_http_address_is_taken(url: str) -> None:
         ("https:///hook", "must name a host, as in https://example.com/hook"),
         ("https://exam ple.com/hook", "can't contain spaces or invisible characters"),
         ("https://example.com/\r\nX: y", "can't contain spaces or invisible characters"),
+        (
+            "https://%E4%BD%A0:password@example.com/",
+            "may have only Latin-1 letters in its user and password",
+        ),
     ],
 )
 def test_another_address_is_refused_with_what_to_change(url: str, objection: str) -> None:
@@ -177,6 +181,16 @@ def test_an_address_with_an_impossible_port_is_refused() -> None:
 
     assert objection is not None
     assert objection.startswith("a webhook's url is malformed: ")
+
+
+@pytest.mark.parametrize("user", ["user:password@", "user@", ":password@"])
+def test_only_one_way_of_authorization_is_taken(user: str) -> None:
+    webhook = replace(WEBHOOK, headers=(("authorization", "Bearer t"),))
+
+    assert payload.objection_to(webhook) is None
+    assert payload.objection_to(replace(webhook, url=f"https://{user}example.com/@")) == (
+        "a webhook's url has a user and its headers have Authorization: use one of them"
+    )
 
 
 def test_an_unknown_event_is_refused_with_the_known_ones() -> None:
