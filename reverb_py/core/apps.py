@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-__all__ = ["App", "Apps", "ClientEventsFrom", "RateLimit", "Webhook"]
+__all__ = ["BURST_SECONDS", "App", "Apps", "ClientEventsFrom", "RateLimit", "Webhook"]
+
+BURST_SECONDS = 10
+"""Seconds' worth of messages that a connection may send at once."""
 
 
 class ClientEventsFrom(enum.Enum):
@@ -50,7 +53,9 @@ class Webhook:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:
     """
-    One application, as configured. Times are seconds, sizes bytes; None means no limit.
+    One application, as configured. Times are seconds, sizes bytes.
+
+    A limit of 0 is no limit; sizes, numbers and rates are all switched off so.
 
     `secret` signs; `previous_secrets` are still accepted, while backends change over.
     """
@@ -63,21 +68,30 @@ class App:
     allowed_origins: tuple[str, ...] = ("*",)
     ping_interval: float = 60.0
     activity_timeout: int = 30
-    max_connections: int | None = None
+    max_connections: int = 0
     max_message_bytes: int = 10_000
     max_event_data_bytes: int = 10_240
+    messages_per_second: int = 2_000
+    """Frames of one connection, control frames included; `BURST_SECONDS` as many at once."""
+    malformed_messages_per_minute: int = 60
+    rate_limit: RateLimit | None = None
     client_events_from: ClientEventsFrom = ClientEventsFrom.MEMBERS
     client_events_per_second: int = 10
-    rate_limit: RateLimit | None = None
-    max_channels_per_connection: int | None = 1_000
-    max_presence_members: int | None = 100
+    """Of one connection."""
+    client_events_per_second_per_address: int = 0
+    client_events_per_second_per_app: int = 0
+    max_channels_per_connection: int = 1_000
+    subscriptions_per_second: int = 20
+    """Of one connection, and as many at once as it may have channels."""
+    max_presence_members: int = 100
     max_presence_member_bytes: int = 2_048
     max_watchlist: int = 100
     last_event_seconds: float = 1_800.0
     subscription_counts: bool = False
-    authorization_seconds: float | None = None
-    publishes_per_second: int | None = None
-    reads_per_second: int | None = None
+    authorization_seconds: float = 0.0
+    publishes_per_second: int = 0
+    """Terminations of users included."""
+    reads_per_second: int = 0
     webhooks: tuple[Webhook, ...] = ()
     webhook_batch_seconds: float = 0.0
 

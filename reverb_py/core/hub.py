@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reverb_py.core.channel import Channel
 from reverb_py.core.last_events import LastEvents
+from reverb_py.core.limits import ClientEventLimits
 from reverb_py.core.recent_keys import RecentKeys
 from reverb_py.core.subscription_counts import SubscriptionCounts
 from reverb_py.core.users import SignedInUser, Users
@@ -55,10 +56,12 @@ class Hub:
         "_notices",
         "app",
         "channels",
+        "client_event_limits",
         "clock",
         "delivery",
         "last_events",
         "random",
+        "recent_batches",
         "recent_keys",
         "sessions",
         "trace",
@@ -87,15 +90,16 @@ class Hub:
         self.sessions: dict[str, Session] = {}
         self.last_events = LastEvents()
         self.users = Users()
+        self.client_event_limits = ClientEventLimits()
         self.recent_keys = RecentKeys()
+        self.recent_batches = RecentKeys()
         self._notices = notices
         self._counts = SubscriptionCounts(wheel, self._announce_count)
 
     @property
     def is_full(self) -> bool:
         """Whether the app has as many connections as it may have."""
-        limit = self.app.max_connections
-        return limit is not None and len(self.sessions) >= limit
+        return 0 < self.app.max_connections <= len(self.sessions)
 
     def new_socket_id(self) -> str:
         """Draw a socket id that no connection of this app has."""
@@ -144,7 +148,7 @@ class Hub:
         if channel.kind.cached:
             self._reply_with_last_event(session, name)
         if is_new:
-            self._count_changed(channel)
+            self._counts.changed(channel)
 
     def unsubscribe(self, session: Session, name: str) -> None:
         """Take the session out of the channel; it need not be there."""
@@ -157,10 +161,9 @@ class Hub:
             if self._notices is not None:
                 self._notices.member_removed(self.app, name, user_id)
         if channel.subscribers:
-            self._count_changed(channel)
+            self._counts.changed(channel)
             return
         del self.channels[name]
-        self._counts.vacated(channel)
         if self._notices is not None:
             self._notices.channel_vacated(self.app, name)
 
@@ -248,14 +251,12 @@ class Hub:
             session.reply(last_event.frame)
             return
         session.reply(frames.cache_miss(channel))
-        if self._notices is not None:
+        if self._notices is not None and self.last_events.is_first_miss(channel, self.clock()):
             self._notices.cache_miss(self.app, channel)
 
-    def _count_changed(self, channel: Channel) -> None:
-        if self._notices is not None:
-            self._notices.subscription_count(self.app, channel.name, len(channel.subscribers))
-        if self.app.subscription_counts and channel.kind.access in _COUNTED:
-            self._counts.changed(channel)
-
     def _announce_count(self, channel: Channel) -> None:
-        self.send(channel, frames.subscription_count(channel.name, len(channel.subscribers)))
+        count = len(channel.subscribers)
+        if self._notices is not None:
+            self._notices.subscription_count(self.app, channel.name, count)
+        if self.app.subscription_counts and channel.kind.access in _COUNTED:
+            self.send(channel, frames.subscription_count(channel.name, count))

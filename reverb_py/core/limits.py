@@ -1,8 +1,18 @@
-"""How often somebody may do something."""
+"""How often somebody may do something, and how many of one address may be here at a time."""
 
+import ipaddress
+import math
 from collections.abc import Callable
+from typing import NamedTuple
 
-__all__ = ["AddressLimits", "TokenBucket"]
+__all__ = [
+    "AddressLimits",
+    "ClientEventLimits",
+    "Objection",
+    "TokenBucket",
+    "TokenBuckets",
+    "network_of",
+]
 
 
 class TokenBucket:
@@ -30,37 +40,83 @@ class TokenBucket:
         self._tokens -= 1
         return True
 
+    def seconds_until_next(self) -> float:
+        """Return how long after the last take, in seconds, the next one will succeed."""
+        return max(0.0, (1 - self._tokens) / self.rate)
+
+
+class TokenBuckets:
+    """
+    A bucket of `capacity` and `rate` for each key, as long as it is not full again.
+
+    Who takes tokens under ever new keys fills two generations of buckets, each as long as a bucket
+    takes to fill; the older one is thrown away whole.
+    """
+
+    __slots__ = ("_before", "_buckets", "_since", "capacity", "rate")
+
+    def __init__(self, rate: float, capacity: float, now: float) -> None:
+        self.rate = rate
+        self.capacity = capacity
+        self._since = now
+        self._buckets: dict[str, TokenBucket] = {}
+        self._before: dict[str, TokenBucket] = {}
+
+    def of(self, key: str, now: float) -> TokenBucket:
+        """Return the key's bucket, to take from at `now`."""
+        if now - self._since > self.capacity / self.rate:
+            self._before, self._buckets, self._since = self._buckets, {}, now
+        bucket = self._buckets.get(key) or self._before.get(key)
+        if bucket is None:
+            bucket = TokenBucket(self.rate, self.capacity, now)
+        self._buckets[key] = bucket
+        return bucket
+
+
+class Objection(NamedTuple):
+    """Why somebody is turned away, and after how many seconds it is worth another try."""
+
+    message: str
+    retry_after: int
+
 
 class AddressLimits:
     """
-    How many connections one address may have, and how many new ones in a minute; 0 means any.
+    What one address may do: connections at a time, new ones a minute, HTTP requests a second.
 
-    Addresses without a connection are forgotten within two minutes. `clock` returns seconds that
-    never go backwards.
+    0 means any number. Addresses without a connection are forgotten within two minutes. `clock`
+    returns seconds that never go backwards.
     """
 
-    __slots__ = ("_buckets", "_clock", "_connections", "_last_buckets", "_most", "_rate", "_turn")
+    __slots__ = ("_clock", "_connections", "_connects", "_most", "_requests")
 
     def __init__(
-        self, max_connections: int, connects_per_minute: int, clock: Callable[[], float]
+        self,
+        max_connections: int,
+        connects_per_minute: int,
+        requests_per_second: int,
+        clock: Callable[[], float],
     ) -> None:
         self._most = max_connections
-        self._rate = connects_per_minute
         self._clock = clock
         self._connections: dict[str, int] = {}
-        # Two generations of buckets: the older is thrown away each minute, whole.
-        self._buckets: dict[str, TokenBucket] = {}
-        self._last_buckets: dict[str, TokenBucket] = {}
-        self._turn = clock()
+        self._connects: TokenBuckets | None = None
+        if connects_per_minute:
+            self._connects = TokenBuckets(connects_per_minute / 60, connects_per_minute, clock())
+        self._requests: TokenBuckets | None = None
+        if requests_per_second:
+            self._requests = TokenBuckets(requests_per_second, requests_per_second, clock())
 
-    def admit(self, address: str) -> str | None:
+    def admit(self, address: str) -> Objection | None:
         """Count a new connection, and say why it may not stay, or return None."""
         connections = self._connections[address] = self._connections.get(address, 0) + 1
         if self._most and connections > self._most:
-            return f"More than {self._most} connections from one address"
-        if self._rate and not self._bucket(address).take(self._clock()):
-            return f"More than {self._rate} new connections in a minute from one address"
-        return None
+            return Objection(f"More than {self._most} connections from one address", 60)
+        return _objection(self._connects, address, self._clock(), "new connections in a minute")
+
+    def admit_request(self, address: str) -> Objection | None:
+        """Count an HTTP request, and say why it is not answered, or return None."""
+        return _objection(self._requests, address, self._clock(), "requests in a second")
 
     def release(self, address: str) -> None:
         """Count a connection that has gone, whether or not it was admitted."""
@@ -70,12 +126,62 @@ class AddressLimits:
         else:
             del self._connections[address]
 
-    def _bucket(self, address: str) -> TokenBucket:
-        now = self._clock()
-        if now - self._turn > 60:
-            self._last_buckets, self._buckets, self._turn = self._buckets, {}, now
-        bucket = self._buckets.get(address) or self._last_buckets.get(address)
-        if bucket is None:
-            bucket = TokenBucket(self._rate / 60, self._rate, now)
-        self._buckets[address] = bucket
-        return bucket
+
+class ClientEventLimits:
+    """How many client events an app takes a second: from one address, and from everybody."""
+
+    __slots__ = ("_of_addresses", "_of_app")
+
+    def __init__(self) -> None:
+        self._of_addresses: TokenBuckets | None = None
+        self._of_app: TokenBucket | None = None
+
+    def objection(self, per_address: int, per_app: int, address: str, now: float) -> str | None:
+        """
+        Count a client event, and say why it is not relayed, or return None.
+
+        What one address sends beyond its share is not counted for the app. The limits may change
+        from one call to the next; 0 means any number.
+        """
+        if per_address:
+            buckets = self._of_addresses
+            if buckets is None or buckets.rate != per_address:
+                buckets = self._of_addresses = TokenBuckets(per_address, per_address, now)
+            if not buckets.of(address, now).take(now):
+                return f"more than {per_address} in a second from one address"
+        if per_app:
+            bucket = self._of_app
+            if bucket is None or bucket.rate != per_app:
+                bucket = self._of_app = TokenBucket(per_app, per_app, now)
+            if not bucket.take(now):
+                return f"more than {per_app} in a second from all clients of the app"
+        return None
+
+
+def _objection(
+    buckets: TokenBuckets | None, address: str, now: float, what: str
+) -> Objection | None:
+    if buckets is None:
+        return None
+    bucket = buckets.of(address, now)
+    if bucket.take(now):
+        return None
+    return Objection(
+        f"More than {buckets.capacity} {what} from one address",
+        math.ceil(bucket.seconds_until_next()),
+    )
+
+
+def network_of(address: str) -> str:
+    """
+    Return what stands for a client's address where addresses are counted.
+
+    An IPv6 client has a whole /64 to itself and counts as that; an IPv4 address counts as itself,
+    also when it is written as IPv6 (`::ffff:192.0.2.1`).
+    """
+    if ":" not in address:
+        return address
+    numeric = ipaddress.IPv6Address(address)
+    if numeric.ipv4_mapped is not None:
+        return str(numeric.ipv4_mapped)
+    return f"{ipaddress.IPv6Address(int(numeric) >> 64 << 64)}/64"

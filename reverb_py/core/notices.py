@@ -42,7 +42,7 @@ class Notices(Protocol):
         """A client event was relayed. `data` is JSON as sent, empty when there was none."""
 
     def cache_miss(self, app: App, channel: str) -> None:
-        """Somebody subscribed to a cache channel that has nothing remembered."""
+        """Somebody, the first in a while, subscribed to a cache channel with nothing remembered."""
 
     def subscription_count(self, app: App, channel: str, count: int) -> None:
-        """The number of subscribed connections has changed."""
+        """The number of subscribed connections has changed; of a crowd's, now and then."""

@@ -14,6 +14,7 @@ from reverb_py.protocol.channel_names import (
     Access,
     is_channel_name,
     kind_of,
+    user_channel,
 )
 from reverb_py.protocol.errors import ErrorCode
 from reverb_py.protocol.messages import (
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Session"]
 
 _CLIENT_EVENT_PREFIX = "client-"
-_USER_CHANNEL_PREFIX = "#server-to-user-"
+
+_USUAL_CHANNELS = 1_000
+"""Subscriptions a connection may make at once where its number of channels has no limit."""
 
 
 class _SubscriptionRefused(Exception):
@@ -51,14 +54,19 @@ class Session:
 
     `deliver` takes finished frames, must not block or raise, and is an attribute so that a
     connection can swap it when its client falls behind. `close` ends the connection with a code and
-    a reason, after the frames delivered so far; the connection then calls `end`. `user` is whom the
-    client has signed in as.
+    a reason, after the frames delivered so far; the connection then calls `end`. `address` tells
+    what stands for the client's address where addresses are counted. `user` is whom the client has
+    signed in as.
     """
 
     __slots__ = (
         "_authorization_deadline",
         "_client_event_limit",
+        "_has_left",
+        "_malformed_limit",
         "_message_limit",
+        "_subscription_limit",
+        "address",
         "channels",
         "close",
         "deliver",
@@ -72,15 +80,20 @@ class Session:
         hub: Hub,
         deliver: Callable[[bytes], object],
         close: Callable[[ErrorCode, str], None],
+        address: Callable[[], str],
     ) -> None:
         self.hub = hub
         self.deliver = deliver
         self.close = close
+        self.address = address
         self.user: SignedInUser | None = None
         self.channels: dict[str, Channel] = {}
         self.socket_id = hub.new_socket_id()
+        self._has_left = False
         self._authorization_deadline: _AuthorizationDeadline | None = None
         self._message_limit: TokenBucket | None = None
+        self._malformed_limit: TokenBucket | None = None
+        self._subscription_limit: TokenBucket | None = None
         self._client_event_limit: TokenBucket | None = None
 
     def begin(self) -> None:
@@ -90,10 +103,9 @@ class Session:
         if hub.trace is not None:
             hub.trace.connection_established(hub.app, self.socket_id)
         self.reply(frames.connection_established(self.socket_id, hub.app.activity_timeout))
-        seconds = hub.app.authorization_seconds
-        if seconds is not None:
+        if hub.app.authorization_seconds:
             self._authorization_deadline = _AuthorizationDeadline(self)
-            hub.wheel.schedule(self._authorization_deadline, seconds)
+            hub.wheel.schedule(self._authorization_deadline, hub.app.authorization_seconds)
 
     def end(self) -> None:
         """Leave every channel and the app. Safe to call twice."""
@@ -136,26 +148,28 @@ class Session:
             elif event == "pusher:subscribe":
                 self._subscribe(decode_data(message, SubscribeData))
             elif event == "pusher:unsubscribe":
+                self._has_left = True
                 hub.unsubscribe(self, decode_data(message, UnsubscribeData).channel)
             elif event == "pusher:signin":
                 self._sign_in(decode_data(message, SigninData))
             elif event != "pusher:pong":
-                raise MalformedMessage(
+                self.refuse(
+                    ErrorCode.REQUEST_REFUSED,
                     f"Unknown event {event[:MAX_NAME_LENGTH]}: clients may send pusher:subscribe, "
                     f"pusher:unsubscribe, pusher:signin, pusher:ping and events that begin with "
-                    f"client-"
+                    f"client-",
                 )
         except MalformedMessage as exc:
-            self.refuse(ErrorCode.REQUEST_REFUSED, str(exc))
+            self._refuse_malformed(str(exc))
+
+    # Limits. A bucket is made when it is first taken from, and again when its limit has changed.
 
     def _is_within_rate_limit(self) -> bool:
         limit = self.hub.app.rate_limit
         assert limit is not None
         now = self.hub.clock()
-        rate, capacity = limit.max_attempts / limit.decay_seconds, limit.max_attempts
-        bucket = self._message_limit
-        if bucket is None or (bucket.rate, bucket.capacity) != (rate, capacity):
-            bucket = self._message_limit = TokenBucket(rate, capacity, now)
+        rate, most = limit.max_attempts / limit.decay_seconds, limit.max_attempts
+        self._message_limit = bucket = _bucket(self._message_limit, rate, most, now)
         if bucket.take(now):
             return True
         message = f"Rate limit exceeded: {limit.max_attempts} messages in {limit.decay_seconds:g} s"
@@ -163,6 +177,30 @@ class Session:
         if limit.terminate:
             self.close(ErrorCode.OVER_CAPACITY, message)
         return False
+
+    def _refuse_malformed(self, message: str) -> None:
+        """Say what is wrong with a message; end with a client that never says anything else."""
+        if most := self.hub.app.malformed_messages_per_minute:
+            now = self.hub.clock()
+            self._malformed_limit = bucket = _bucket(self._malformed_limit, most / 60, most, now)
+            if not bucket.take(now):
+                self.close(
+                    ErrorCode.OVER_CAPACITY,
+                    f"More than {most} malformed messages in a minute, the last one: {message}",
+                )
+                return
+        self.refuse(ErrorCode.REQUEST_REFUSED, message)
+
+    def _require_few_subscriptions(self) -> None:
+        app = self.hub.app
+        if rate := app.subscriptions_per_second:
+            now = self.hub.clock()
+            most = max(rate, app.max_channels_per_connection or _USUAL_CHANNELS)
+            self._subscription_limit = bucket = _bucket(self._subscription_limit, rate, most, now)
+            if not bucket.take(now):
+                raise _SubscriptionRefused(
+                    "LimitReached", 429, f"More than {rate} subscriptions in a second"
+                )
 
     # Subscriptions.
 
@@ -188,6 +226,9 @@ class Session:
             _SubscriptionRefused: It may not.
         """
         app, channel = self.hub.app, request.channel
+        if self._has_left or channel in self.channels:
+            # Who only ever joins is bounded by the number of its channels.
+            self._require_few_subscriptions()
         if not is_channel_name(channel):
             raise _SubscriptionRefused(
                 "InvalidChannel",
@@ -195,7 +236,7 @@ class Session:
                 f"Invalid channel name: 1 to {MAX_NAME_LENGTH} letters, digits and _ - = @ , . ;",
             )
         most = app.max_channels_per_connection
-        if most is not None and len(self.channels) >= most and channel not in self.channels:
+        if most and len(self.channels) >= most and channel not in self.channels:
             raise _SubscriptionRefused(
                 "LimitReached", 403, f"A connection may subscribe to {most} channels at most"
             )
@@ -210,7 +251,7 @@ class Session:
             user_id, info = self._member(request)
             self._is_authorized()
             return user_id, info
-        if self.user is not None and channel == _USER_CHANNEL_PREFIX + self.user.id:
+        if self.user is not None and channel == user_channel(self.user.id):
             return None, b"null"
         raise _SubscriptionRefused(
             "AuthError",
@@ -237,36 +278,48 @@ class Session:
 
     def _member(self, request: SubscribeData) -> tuple[str, bytes]:
         """Return who joins a presence channel: what was signed, else who is signed in."""
-        app = self.hub.app
-        channel_data = request.channel_data
-        if not channel_data and self.user is not None:
+        if request.channel_data:
+            user_id, info = self._signed_member(request, request.channel_data)
+        elif self.user is not None:
             self._require_auth(request, None)
             user_id, info = self.user.id, self.user.info
+            self._require_size("The user_info of the signin", len(info))
         else:
-            if not channel_data:
+            raise _SubscriptionRefused(
+                "AuthError", 401, "A presence subscription needs channel_data, or a signin"
+            )
+        channel = self.channels.get(request.channel)
+        if channel is not None:
+            # It would go on as whom it came, and its client events with it.
+            if channel.subscribers[self] != user_id:
                 raise _SubscriptionRefused(
-                    "AuthError", 401, "A presence subscription needs channel_data, or a signin"
+                    "InvalidMember",
+                    409,
+                    f"This connection is in {request.channel} as another user: unsubscribe first",
                 )
-            self._require_auth(request, channel_data)
-            if len(channel_data.encode()) > app.max_presence_member_bytes:
-                raise _SubscriptionRefused(
-                    "LimitReached",
-                    413,
-                    f"channel_data has more than {app.max_presence_member_bytes} bytes",
-                )
-            try:
-                member = decode_member(channel_data)
-            except MalformedMessage as exc:
-                raise _SubscriptionRefused("InvalidMember", 400, str(exc)) from None
-            user_id, info = member.id, bytes(member.user_info)
-        most = app.max_presence_members
+            return user_id, info
+        most = self.hub.app.max_presence_members
         channel = self.hub.channels.get(request.channel)
         members = None if channel is None else channel.members
-        if members and most is not None and len(members) >= most and user_id not in members:
+        if members and most and len(members) >= most and user_id not in members:
             raise _SubscriptionRefused(
                 "LimitReached", 403, f"{request.channel} has {most} members already"
             )
         return user_id, info
+
+    def _signed_member(self, request: SubscribeData, channel_data: str) -> tuple[str, bytes]:
+        self._require_auth(request, channel_data)
+        self._require_size("channel_data", len(channel_data.encode()))
+        try:
+            member = decode_member(channel_data)
+        except MalformedMessage as exc:
+            raise _SubscriptionRefused("InvalidMember", 400, str(exc)) from None
+        return member.id, bytes(member.user_info)
+
+    def _require_size(self, what: str, size: int) -> None:
+        most = self.hub.app.max_presence_member_bytes
+        if most and size > most:
+            raise _SubscriptionRefused("LimitReached", 413, f"{what} has more than {most} bytes")
 
     # Users.
 
@@ -285,14 +338,14 @@ class Session:
         self.reply(frames.signin_success(request.user_data))
         if self.user is not None:
             return
-        watchlist = dict.fromkeys(str(watched) for watched in data.watchlist)
-        if len(watchlist) > app.max_watchlist:
+        watchlist = dict.fromkeys(str(watched) for watched in data.watchlist or ())
+        most = app.max_watchlist or None
+        if most is not None and len(watchlist) > most:
             self.refuse(
                 ErrorCode.WATCHLIST_TOO_LONG,
-                f"The watchlist has more than {app.max_watchlist} users; the first "
-                f"{app.max_watchlist} are watched",
+                f"The watchlist has more than {most} users; the first {most} are watched",
             )
-        watched = tuple(watchlist)[: app.max_watchlist]
+        watched = tuple(watchlist)[:most]
         self.user = SignedInUser(str(data.id), bytes(data.user_info), watched)
         self._is_authorized()
         self.hub.sign_in(self, self.user)
@@ -327,7 +380,7 @@ class Session:
             return "they go to private and presence channels only"
         if app.client_events_from is ClientEventsFrom.MEMBERS and name not in self.channels:
             return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
-        if len(message.data) > app.max_event_data_bytes:
+        if 0 < app.max_event_data_bytes < len(message.data):
             return f"its data has more than {app.max_event_data_bytes} bytes"
         if rate := app.client_events_per_second:
             now = self.hub.clock()
@@ -336,7 +389,21 @@ class Session:
                 bucket = self._client_event_limit = TokenBucket(rate, rate, now)
             if not bucket.take(now):
                 return f"more than {rate} in a second"
+        if app.client_events_per_second_per_address or app.client_events_per_second_per_app:
+            return self.hub.client_event_limits.objection(
+                app.client_events_per_second_per_address,
+                app.client_events_per_second_per_app,
+                self.address(),
+                self.hub.clock(),
+            )
         return None
+
+
+def _bucket(bucket: TokenBucket | None, rate: float, capacity: float, now: float) -> TokenBucket:
+    """Return the bucket, or a new one where there is none or its limit has changed."""
+    if bucket is None or bucket.rate != rate or bucket.capacity != capacity:
+        return TokenBucket(rate, capacity, now)
+    return bucket
 
 
 class _AuthorizationDeadline:

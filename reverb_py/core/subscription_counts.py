@@ -1,4 +1,4 @@
-"""Telling subscribers how many they are, without flooding a crowd with its own arrivals."""
+"""Telling how many are subscribed, without flooding a crowd with its own arrivals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,12 @@ CROWD_SECONDS = 5.0
 
 
 class SubscriptionCounts:
-    """Decides when the count of a channel is announced; `announce` is called with the channel."""
+    """
+    Decides when the count of a channel is announced; `announce` is called with the channel.
+
+    A crowd hears of itself once in `CROWD_SECONDS`, also when it was smaller for a moment: who
+    comes and goes at the border makes no more noise than who comes and goes below it.
+    """
 
     __slots__ = ("_announce", "_waiting", "_wheel")
 
@@ -30,11 +35,15 @@ class SubscriptionCounts:
         self._waiting: dict[Channel, _Pause] = {}
 
     def changed(self, channel: Channel) -> None:
-        """Somebody has come or gone, and somebody is still there."""
+        """
+        Somebody has come or gone, and somebody is still there.
+
+        Crowds go one by one: when the last has left, nothing is due any more.
+        """
         pause = self._waiting.get(channel)
         if len(channel.subscribers) <= CROWD:
             if pause is not None:
-                self._end(pause)
+                pause.is_due = False
             self._announce(channel)
         elif pause is not None:
             pause.is_due = True
@@ -42,15 +51,6 @@ class SubscriptionCounts:
             self._announce(channel)
             pause = self._waiting[channel] = _Pause(self, channel)
             self._wheel.schedule(pause, CROWD_SECONDS)
-
-    def vacated(self, channel: Channel) -> None:
-        """Nobody is there any more."""
-        if pause := self._waiting.get(channel):
-            self._end(pause)
-
-    def _end(self, pause: _Pause) -> None:
-        self._wheel.cancel(pause)
-        del self._waiting[pause.channel]
 
     def _pause_is_over(self, pause: _Pause) -> None:
         if pause.is_due:
@@ -62,7 +62,7 @@ class SubscriptionCounts:
 
 
 class _Pause:
-    """The time after an announcement in which changes are only noted."""
+    """The time after an announcement to a crowd, in which changes are only noted."""
 
     __slots__ = ("_counts", "channel", "is_due", "timer_due", "timer_slot")
 

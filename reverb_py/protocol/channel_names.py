@@ -9,7 +9,14 @@ import enum
 import re
 from typing import NamedTuple
 
-__all__ = ["MAX_NAME_LENGTH", "Access", "ChannelKind", "is_channel_name", "kind_of"]
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "Access",
+    "ChannelKind",
+    "is_channel_name",
+    "kind_of",
+    "user_channel",
+]
 
 MAX_NAME_LENGTH = 200
 """Characters of a channel or event name: what the server libraries allow (hosted Pusher: 164)."""
@@ -33,6 +40,8 @@ class ChannelKind(NamedTuple):
     cached: bool
 
 
+_USER_PREFIX = "#server-to-user-"
+
 # Longest prefix first: "private-encrypted-cache-x" also starts with "private-".
 _PREFIXES = (
     ("private-encrypted-cache-", ChannelKind(Access.ENCRYPTED, True)),
@@ -42,7 +51,7 @@ _PREFIXES = (
     ("presence-cache-", ChannelKind(Access.PRESENCE, True)),
     ("presence-", ChannelKind(Access.PRESENCE, False)),
     ("cache-", ChannelKind(Access.PUBLIC, True)),
-    ("#server-to-user-", ChannelKind(Access.USER, False)),
+    (_USER_PREFIX, ChannelKind(Access.USER, False)),
     ("#", ChannelKind(Access.RESERVED, False)),
 )
 _PUBLIC = ChannelKind(Access.PUBLIC, False)
@@ -65,3 +74,8 @@ def kind_of(name: str) -> ChannelKind:
         if name.startswith(prefix):
             return kind
     return _PUBLIC
+
+
+def user_channel(user_id: str) -> str:
+    """Return the name of one user's own channel; it is not checked for its grammar."""
+    return _USER_PREFIX + user_id

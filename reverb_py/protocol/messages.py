@@ -10,6 +10,8 @@ from typing import TypeVar
 
 import msgspec
 
+from reverb_py.protocol.channel_names import is_channel_name, user_channel
+
 __all__ = [
     "MAX_USER_ID_LENGTH",
     "ClientMessage",
@@ -72,11 +74,11 @@ class MemberData(msgspec.Struct, gc=False):
 
 
 class UserData(msgspec.Struct, gc=False):
-    """What `user_data` says of a user who signs in."""
+    """What `user_data` says of a user who signs in. A null watchlist is an empty one."""
 
     id: str | int
     user_info: msgspec.Raw = msgspec.Raw(b"null")
-    watchlist: list[str | int] = []
+    watchlist: list[str | int] | None = None
 
 
 MAX_USER_ID_LENGTH = 128
@@ -138,14 +140,23 @@ def decode_user(user_data: str) -> UserData:
     """
     Decode a user who signs in; the signature over the string has been verified by then.
 
+    The id names the user's own channel, to which the client will subscribe next, so it is made of
+    what channel names are made of (hosted Pusher: "invalid characters").
+
     Raises:
-        MalformedMessage: It is no JSON object with an `id`.
+        MalformedMessage: It is no JSON object with an `id`, or the id can't name a channel.
     """
     try:
         user = msgspec.json.decode(user_data, type=UserData)
     except (msgspec.DecodeError, RecursionError) as exc:
         raise MalformedMessage(f"Invalid user_data: {_explain(exc)}") from None
-    _check_user_id(str(user.id), "user_data: `id`")
+    user_id = str(user.id)
+    _check_user_id(user_id, "user_data: `id`")
+    if not is_channel_name(user_channel(user_id)):
+        raise MalformedMessage(
+            "Invalid user_data: `id` may have letters, digits and _ - = @ , . ; only, because it "
+            "names the channel of the user's own events"
+        )
     return user
 
 

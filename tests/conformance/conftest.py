@@ -20,6 +20,7 @@ import aiohttp
 import pytest
 
 from reverb_py.core.apps import App, ClientEventsFrom, RateLimit, Webhook
+from reverb_py.server.listener import Deadlines
 from reverb_py.testing import serving
 from tests.conformance.wire import Credentials, PusherApp, WebhookReceiver
 
@@ -153,7 +154,13 @@ async def _own_server(session: aiohttp.ClientSession) -> AsyncIterator[_Server]:
     stack = AsyncExitStack()
     async with stack:
         server = await stack.enter_async_context(
-            serving(*_APPS.values(), timer_resolution=0.02, path_prefix=_PATH_PREFIX)
+            serving(
+                *_APPS.values(),
+                timer_resolution=0.02,
+                # Half a minute is what real clients are given, and is too long for a test.
+                deadlines=Deadlines(pong=0.2),
+                path_prefix=_PATH_PREFIX,
+            )
         )
         yield _Server(
             url=f"http://127.0.0.1:{server.port}",
@@ -170,7 +177,7 @@ async def _own_server(session: aiohttp.ClientSession) -> AsyncIterator[_Server]:
 
 @pytest.fixture
 async def server_under_test(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> AsyncIterator[_Server]:
     """Find the server, or start one; ours may neither log an error nor let an exception escape."""
     async with aiohttp.ClientSession() as session:
@@ -179,8 +186,6 @@ async def server_under_test(
             prefix = os.environ.get("CONFORMANCE_PATH_PREFIX")
             yield _Server(url, _credentials_given(), prefix, session, is_exact=False, stop=None)
             return
-        # Half a minute is what real clients are given, and is too long for a test.
-        monkeypatch.setattr("reverb_py.server.websocket_connection.PONG_SECONDS", 0.2)
         unhandled: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: unhandled.append(what))
         async with _own_server(session) as server:

@@ -66,7 +66,7 @@ async def test_a_signature_of_one_app_opens_no_channel_of_another(
 
 
 async def test_a_disabled_app_is_refused_with_4003(disabled_app: PusherApp) -> None:
-    """sockudo drops the line without a word."""
+    """sockudo drops the line without a word; Reverb's apps can't be disabled."""
     async with disabled_app.connect() as client:
         await client.receive_fatal_error(4003)
 
@@ -109,7 +109,7 @@ async def test_an_allowed_origin_gets_in(origins_app: PusherApp, origin: str | N
 async def test_another_origin_is_refused_with_4009_and_closed(
     origins_app: PusherApp, origin: str
 ) -> None:
-    """Reverb says so too, and serves the connection all the same."""
+    """Reverb says so too, and serves the connection all the same. Soketi looks at no origin."""
     async with origins_app.connect(origin=origin) as client:
         await client.receive_fatal_error(4009)
 
@@ -118,7 +118,8 @@ async def test_a_full_app_refuses_with_4004_until_somebody_leaves(quota_app: Pus
     """
     Connections count from their upgrade on, subscribed or not.
 
-    Reverb counts only subscribed ones, and serves the refused all the same.
+    Reverb counts only subscribed ones, and serves the refused all the same; Soketi says 4100, and
+    sockudo nothing.
     """
     async with quota_app.connected() as first:
         async with quota_app.connect() as second:

@@ -11,7 +11,11 @@ from tests.conformance.wire import Answer, PusherApp, fresh, subscribed
     "suffix", ["", "_-=@,.;", "A.Z.a.z.0.9", pytest.param("-" * 140, id="long")]
 )
 async def test_letters_digits_and_these_signs_make_a_name(app: PusherApp, suffix: str) -> None:
-    """sockudo long refused commas and semicolons; Reverb takes any name."""
+    """
+    sockudo long refused commas and semicolons; Reverb takes any name.
+
+    Names have up to 164 characters at hosted Pusher, and up to 200 elsewhere.
+    """
     channel = fresh("a") + suffix
     async with app.connected() as client:
         await client.ask_for(channel)

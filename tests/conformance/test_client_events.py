@@ -55,6 +55,7 @@ async def test_a_whisper_without_data_arrives_without(app: PusherApp) -> None:
 @pytest.mark.needs("presence")
 @pytest.mark.parametrize("signed", ["7", '"7"'])
 async def test_on_a_presence_channel_it_says_who_sent_it(app: PusherApp, signed: str) -> None:
+    """What the client says of itself does not count. sockudo names nobody."""
     """The id is the one that was signed, not one the client writes. sockudo leaves it out."""
     channel = fresh("presence-room-")
     async with app.connected() as sender, app.connected() as other:
@@ -83,7 +84,11 @@ async def test_off_presence_a_client_cannot_say_who_it_is(app: PusherApp) -> Non
 async def test_only_private_and_presence_channels_carry_whispers(
     app: PusherApp, prefix: str
 ) -> None:
-    """Reverb and Soketi let anybody who knows the key write to public channels."""
+    """
+    Reverb and Soketi let anybody who knows the key write to public channels.
+
+    Soketi's error also names the channel.
+    """
     channel = fresh(f"{prefix}room-") if prefix != "private" else fresh("privateroom-")
     async with app.connected() as sender, app.connected() as other:
         await sender.subscribe(channel)
@@ -117,6 +122,7 @@ async def test_a_whisper_to_nowhere_is_refused(app: PusherApp, channel: str) -> 
 
 
 async def test_a_name_has_at_most_200_characters(app: PusherApp) -> None:
+    """Reverb's may be of any length."""
     channel = fresh("private-room-")
     longest = "client-" + "x" * 193
     async with app.connected() as sender, app.connected() as other:
@@ -129,7 +135,11 @@ async def test_a_name_has_at_most_200_characters(app: PusherApp) -> None:
 
 
 async def test_too_many_in_a_second_are_refused_with_4301(app: PusherApp) -> None:
-    """Ten a second and connection; what is refused reaches nobody, and the connection goes on."""
+    """
+    Ten a second and connection; what is refused reaches nobody, and the connection goes on.
+
+    Reverb, Soketi and sockudo have no such limit unless it is set, and sockudo may then hang up.
+    """
     channel = fresh("private-room-")
     async with app.connected() as sender, app.connected() as other:
         await sender.subscribe(channel)
@@ -148,6 +158,7 @@ async def test_too_many_in_a_second_are_refused_with_4301(app: PusherApp) -> Non
 
 
 async def test_an_app_that_wants_no_client_events_gets_none(quiet_app: PusherApp) -> None:
+    """Soketi's default. Reverb's setting has `members`, `all` and `none`."""
     channel = fresh("private-room-")
     async with quiet_app.connected() as sender, quiet_app.connected() as other:
         await sender.subscribe(channel)

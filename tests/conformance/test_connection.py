@@ -16,6 +16,7 @@ async def test_the_first_frame_is_the_hello(app: PusherApp) -> None:
     Its data is a string, the id is what server libraries insist on, the timeout is a whole number.
 
     Swift and Pysher never connect when `data` is an object; pusher-js hangs up on a timeout of 0.
+    Hosted Pusher and sockudo say 120 seconds, Reverb and Soketi 30.
     """
     async with app.connect() as client:
         text = await client.receive()
@@ -88,7 +89,7 @@ async def test_an_unknown_app_key_is_refused_with_4001(app: PusherApp) -> None:
     Told in a message and in the close frame, since some clients read only the one or the other.
 
     Reverb sends the message and drops the line, on which Swift comes back for ever; sockudo drops
-    it without a word.
+    it without a word; Soketi does both.
     """
     async with app.connect(f"/app/{fresh('no-such-key-')}") as client:
         await client.receive_fatal_error(4001)
@@ -130,7 +131,11 @@ async def test_a_binary_frame_ends_the_connection_with_1003(app: PusherApp) -> N
 async def test_a_shutdown_tells_every_client_to_come_back_at_once(
     app: PusherApp, stop_server: Callable[[], Awaitable[None]]
 ) -> None:
-    """Code 4200, also where nothing is subscribed: Reverb drops the line, and skips those."""
+    """
+    Code 4200, also where nothing is subscribed: Reverb drops the line, and skips those.
+
+    Soketi and sockudo close with 4200, and all at the same moment.
+    """
     async with app.connected() as idle, app.connected() as listening:
         await listening.subscribe(fresh("orders-"))
         await stop_server()

@@ -178,6 +178,7 @@ async def test_a_wrong_digest_of_an_empty_body_is_refused(app: PusherApp) -> Non
 
 
 async def test_an_unknown_app_is_not_found(app: PusherApp) -> None:
+    """sockudo answers so for an unknown key, too."""
     path = f"/apps/{fresh('9')}/events"
     body = event_body()
     query = app.signed_query("POST", path, body)

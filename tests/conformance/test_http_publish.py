@@ -105,7 +105,11 @@ async def test_an_event_has_at_most_100_channels(app: PusherApp) -> None:
 
 
 async def test_an_event_has_at_most_10240_bytes_of_data(app: PusherApp) -> None:
-    """Bytes of UTF-8, not characters."""
+    """
+    Bytes of UTF-8, not characters.
+
+    Reverb takes requests of 10,000 bytes, whatever is in them; Soketi and sockudo take 100 kB.
+    """
     channel = fresh("orders-")
     async with app.connected() as client:
         await client.subscribe(channel)
@@ -117,6 +121,7 @@ async def test_an_event_has_at_most_10240_bytes_of_data(app: PusherApp) -> None:
 
 
 async def test_an_event_name_has_at_most_200_characters(app: PusherApp) -> None:
+    """Reverb's may be of any length."""
     channel = fresh("orders-")
     async with app.connected() as client:
         await client.subscribe(channel)

@@ -73,6 +73,7 @@ async def test_a_list_that_cannot_be_given_is_refused(
 
 
 async def test_a_channel_is_occupied_or_it_is_not(app: PusherApp) -> None:
+    """Soketi always adds the number of subscriptions."""
     channel = fresh("orders-")
     async with app.connected() as client:
         assert await app.get(f"/channels/{channel}") == Answer(200, '{"occupied":false}')
@@ -84,6 +85,7 @@ async def test_a_channel_is_occupied_or_it_is_not(app: PusherApp) -> None:
 
 @pytest.mark.needs("presence")
 async def test_a_channel_may_say_how_many_there_are(app: PusherApp) -> None:
+    """Soketi gives what it always gives, whatever is asked for."""
     channel = fresh("presence-room-")
     info = "user_count,subscription_count"
     empty = (await app.get(f"/channels/{channel}", info=info)).json()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+import resource
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
@@ -27,6 +28,15 @@ from tests.conformance.wire import (
 )
 
 # Connections that should be gone, and those that should not.
+
+
+@pytest.fixture
+def _many_files() -> Iterator[None]:
+    """Let this process, in which both ends may be, open as many files as the system allows it."""
+    before, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, most))
 
 
 async def bare_hello(client: BareConnection) -> str:
@@ -94,6 +104,21 @@ async def test_a_phone_that_only_answers_websocket_pings_stays(impatient_app: Pu
         await client.send('{"event":"pusher:ping"}')
         while (text := await client.receive()) != pong():
             assert json.loads(text)["event"] == "pusher:ping"
+
+
+@pytest.mark.usefixtures("_many_files")
+async def test_the_1025th_connection_is_served_like_the_first(app: PusherApp) -> None:
+    """Reverb ends at 1,024 open files unless PHP has an extension that most do without."""
+    channel = fresh("orders-")
+    subscribe = compact({"event": "pusher:subscribe", "data": {"channel": channel}})
+    async with AsyncExitStack() as stack:
+        for _ in range(1_030):
+            last = await stack.enter_async_context(app.bare_connection())
+            await bare_hello(last)
+        last.send(last.TEXT, subscribe.encode())
+        assert (await last.receive_json())["channel"] == channel
+        await app.publish("shipped", channel, "7")
+        assert await last.receive_json() == {"event": "shipped", "channel": channel, "data": "7"}
 
 
 async def test_a_restart_says_goodbye_to_sockets_without_a_channel_too(

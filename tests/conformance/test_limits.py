@@ -44,7 +44,11 @@ async def test_too_many_messages_of_one_connection_are_refused_with_4301(
 
 @pytest.mark.parametrize("what", ["publish", "batch", "read"])
 async def test_too_many_requests_are_refused_with_429(throttled_app: PusherApp, what: str) -> None:
-    """`Retry-After` says, in whole seconds, when to come back; hosted Pusher sends none."""
+    """
+    `Retry-After` says, in whole seconds, when to come back.
+
+    Soketi says it, too; hosted Pusher and sockudo do not, and Reverb takes any number.
+    """
 
     async def ask() -> Answer:
         event = {"name": "x", "channel": fresh("orders-"), "data": "{}"}

@@ -55,7 +55,11 @@ async def receive_server_ping(client: BareConnection) -> None:
 
 
 async def test_a_silent_client_is_asked_whether_it_lives(impatient_app: PusherApp) -> None:
-    """A browser does not see WebSocket pings, so it is asked in a message. Soketi never asks."""
+    """
+    A browser does not see WebSocket pings, so it is asked in a message.
+
+    Soketi never asks; Reverb asks once a minute, and only those who are in a channel.
+    """
     async with impatient_app.bare_connection() as client:
         assert (await client.receive_json())["event"] == "pusher:connection_established"
         await receive_server_ping(client)
@@ -89,7 +93,11 @@ async def test_a_websocket_ping_of_its_own_counts_as_a_sign_of_life(
 
 
 async def test_a_client_that_stays_silent_is_closed_with_4201(impatient_app: PusherApp) -> None:
-    """Reverb sends the error and drops the line, so that the client sees 1006."""
+    """
+    Reverb sends the error and drops the line, so that the client sees 1006.
+
+    Soketi looks at the time since it has last sent something itself; sockudo closes after 30 s.
+    """
     async with impatient_app.bare_connection() as client:
         await client.receive_json()
         await receive_server_ping(client)

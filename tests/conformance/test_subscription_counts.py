@@ -20,7 +20,11 @@ def counted(channel: str, count: int) -> str:
 async def test_everybody_hears_the_count_when_somebody_comes_or_goes(
     counting_app: PusherApp, prefix: str
 ) -> None:
-    """The one who comes hears it after the acknowledgement. Reverb and Soketi have nothing such."""
+    """
+    The one who comes hears it after the acknowledgement.
+
+    Reverb and Soketi have nothing such, and sockudo tells only backends.
+    """
     channel = fresh(prefix)
     async with counting_app.connected() as one, counting_app.connected() as two:
         await one.subscribe(channel)

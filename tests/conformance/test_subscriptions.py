@@ -42,6 +42,18 @@ async def test_a_private_channel_takes_a_signature_over_socket_and_channel(
         assert await client.receive() == subscribed(channel)
 
 
+@pytest.mark.parametrize("prefix", PRIVATE)
+async def test_off_presence_channel_data_is_not_part_of_what_is_signed(
+    app: PusherApp, prefix: str
+) -> None:
+    """Reverb takes any data it is sent into the signature. No client sends some."""
+    channel = fresh(prefix)
+    async with app.connected() as client:
+        auth = app.channel_auth(client.socket_id, channel)
+        await client.ask_for(channel, auth=auth, channel_data='{"user_id":"7"}')
+        assert await client.receive() == subscribed(channel)
+
+
 def wrong_auths(client: Client, channel: str) -> dict[str, object]:
     """Return what does not let this client into that channel."""
     app = client.app
@@ -142,6 +154,7 @@ async def test_a_second_subscription_is_acknowledged_again_and_doubles_nothing(
 
 
 async def test_leaving_has_no_answer_and_ends_the_events(app: PusherApp) -> None:
+    """One Flutter client waits for an answer, which no server gives."""
     channel, other_channel = fresh("orders-"), fresh("orders-")
     async with app.connected() as client, app.connected() as other:
         await client.subscribe(channel)

@@ -35,7 +35,7 @@ async def chatting(
     app = server.app
     reverb = ReverbApp(app.id, app.key, app.secret, "127.0.0.1", server.port)
     async with (
-        chat_api(settings_for(folder / "chat.sqlite3", reverb), backoff) as api,
+        chat_api(settings_for(f"sqlite:///{folder}/chat.sqlite3", reverb), backoff) as api,
         aiohttp.ClientSession() as http,
     ):
         nobody = Client(http, api.url)

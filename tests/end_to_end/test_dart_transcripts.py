@@ -212,7 +212,9 @@ async def test_it_subscribes_receives_and_unsubscribes(
 
 
 @each_client
-@pytest.mark.parametrize("channel", ["cache-prices", "private-cache-prices"])
+@pytest.mark.parametrize(
+    "channel", ["cache-prices", "private-cache-prices", "private-encrypted-cache-prices"]
+)
 async def test_a_cache_channel_says_what_it_has_right_after_the_success(
     dart: DartClient, channel: str, server: TestServer
 ) -> None:
@@ -254,6 +256,39 @@ async def test_presence_lists_everybody_with_the_one_who_joins(
         )
 
 
+@each_client
+async def test_a_presence_cache_channel_has_members_and_a_last_event(
+    dart: DartClient, server: TestServer
+) -> None:
+    room = "presence-cache-room"
+    member = '{"user_id":"7","user_info":{"name":"Ürümqi"}}'
+    await server.publish("topic", room, "tea")
+    async with connected(dart, server) as client:
+        await client.send(dart.subscribe_message(room, client.auth_for(room, member), member))
+
+        assert await client.receive() == succeeded(
+            room, '{"presence":{"count":1,"ids":["7"],"hash":{"7":{"name":"Ürümqi"}}}}'
+        )
+        assert await client.receive() == f'{{"event":"topic","channel":"{room}","data":"tea"}}'
+
+
+@each_client
+async def test_a_refused_member_may_stay_and_try_again(
+    dart: DartClient, server: TestServer
+) -> None:
+    room = "presence-room"
+    mine, other = '{"user_id":"7","user_info":{}}', '{"user_id":"8","user_info":{}}'
+    async with connected(dart, server) as client:
+        await client.send(dart.subscribe_message(room, client.auth_for(room, other), mine))
+        assert json.loads(await client.receive())["event"] == "pusher:subscription_error"
+        assert json.loads(await client.receive())["data"]["code"] == 4300
+
+        await client.send(dart.subscribe_message(room, client.auth_for(room, mine), mine))
+        assert json.loads(await client.receive())["event"] == (
+            "pusher_internal:subscription_succeeded"
+        )
+
+
 @pytest.mark.parametrize(
     ("dart", "whisper"),
     [
@@ -265,18 +300,23 @@ async def test_presence_lists_everybody_with_the_one_who_joins(
 async def test_its_whispers_arrive_with_their_data_as_written(
     dart: DartClient, whisper: str, server: TestServer
 ) -> None:
-    channel = "private-orders"
+    data = json.dumps(json.loads(whisper)["data"], ensure_ascii=False, separators=(",", ":"))
     async with connected(dart, server) as client, connected(dart, server) as other:
-        await subscribe(dart, client, channel)
-        await subscribe(dart, other, channel)
-
-        await client.send(whisper.replace("CHANNEL", channel))
-
-        data = json.dumps(json.loads(whisper)["data"], ensure_ascii=False, separators=(",", ":"))
+        await subscribe(dart, client, "private-orders")
+        await subscribe(dart, other, "private-orders")
+        await client.send(whisper.replace("CHANNEL", "private-orders"))
         assert await other.receive() == (
-            f'{{"event":"client-typing","channel":"{channel}","data":{data}}}'
+            f'{{"event":"client-typing","channel":"private-orders","data":{data}}}'
         )
-        await client.ping()
+
+        room, member = "presence-room", '{"user_id":"7","user_info":{}}'
+        await other.subscribe(room, '{"user_id":"9"}')
+        await client.send(dart.subscribe_message(room, client.auth_for(room, member), member))
+        assert "pusher_internal:member_added" in await other.receive()
+        await client.send(whisper.replace("CHANNEL", room))
+        assert await other.receive() == (
+            f'{{"event":"client-typing","channel":"{room}","data":{data},"user_id":"7"}}'
+        )
 
 
 @each_client
@@ -320,10 +360,13 @@ async def test_an_unknown_key_is_told_before_it_is_closed(
 async def test_it_comes_back_under_a_new_socket_id_and_is_authorized_anew(
     dart: DartClient,
 ) -> None:
+    room, member = "presence-room", '{"user_id":"7","user_info":{}}'
     async with AsyncExitStack() as stack:
         async with serving() as server:
             client = await stack.enter_async_context(connected(dart, server))
+            await subscribe(dart, client, "orders")
             await subscribe(dart, client, "private-orders")
+            await client.subscribe(room, member)
         message = "Server is shutting down: reconnect"
         assert await client.receive() == (
             f'{{"event":"pusher:error","data":{{"code":4200,"message":"{message}"}}}}'
@@ -331,13 +374,25 @@ async def test_it_comes_back_under_a_new_socket_id_and_is_authorized_anew(
         assert await client.closed() == (4200, message)
         async with serving(port=server.port) as restarted, connected(dart, restarted) as returned:
             assert returned.socket_id != client.socket_id
-            old = client.auth_for("private-orders")
-            await returned.send(dart.subscribe_message("private-orders", old))
-            refused = json.loads(await returned.receive())
-            assert refused["event"] == "pusher:subscription_error"
-            assert json.loads(await returned.receive())["data"]["code"] == 4300
+            for channel, data in (("private-orders", None), (room, member)):
+                old = client.auth_for(channel, data)
+                await returned.send(dart.subscribe_message(channel, old, data))
+                refused = json.loads(await returned.receive())
+                assert refused["event"] == "pusher:subscription_error"
+                assert json.loads(await returned.receive())["data"]["code"] == 4300
 
+            await subscribe(dart, returned, "orders")
             await subscribe(dart, returned, "private-orders")
+            auth = returned.auth_for(room, member)
+            await returned.send(dart.subscribe_message(room, auth, member))
+            assert await returned.receive() == succeeded(
+                room, '{"presence":{"count":1,"ids":["7"],"hash":{"7":{}}}}'
+            )
+            for channel in ("orders", "private-orders", room):
+                await restarted.publish("shipped", channel, "7")
+                assert await returned.receive() == (
+                    f'{{"event":"shipped","channel":"{channel}","data":"7"}}'
+                )
 
 
 @each_client
@@ -347,7 +402,7 @@ async def test_the_chat_backend_reads_its_auth_request_and_its_signature_is_take
     app = server.app
     reverb = ReverbApp(app.id, app.key, app.secret, "127.0.0.1", server.port)
     async with (
-        chat_api(settings_for(tmp_path / "chat.sqlite3", reverb)) as api,
+        chat_api(settings_for(f"sqlite:///{tmp_path}/chat.sqlite3", reverb)) as api,
         aiohttp.ClientSession() as http,
         connected(dart, server) as client,
     ):

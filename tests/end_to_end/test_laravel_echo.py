@@ -108,15 +108,17 @@ async def test_a_forbidden_channel_is_heard_by_its_error_handler_alone(
         await echo.subscribe("private", "orders")
 
 
+@pytest.mark.parametrize("method", ["private", "encryptedPrivate", "join"])
+@pytest.mark.parametrize("name", ["orders", "cache-orders"])
 async def test_a_wrongly_signed_channel_is_heard_by_its_error_handler_alone(
-    server: TestServer,
+    method: str, name: str, server: TestServer
 ) -> None:
     async with (
         auth_endpoint(backend_of(server, secret="not the secret")) as endpoint,
         echo_of("ada", server, endpoint) as echo,
     ):
-        await echo.do("subscribe", "private", "orders")
-        [error] = await echo.hears("refused", "orders")
+        await echo.do("subscribe", method, name)
+        [error] = await echo.hears("refused", name)
         assert (error["type"], error["status"]) == ("AuthError", 401)
 
         await echo.subscribe("channel", "orders")
@@ -140,23 +142,24 @@ async def test_join_tells_who_is_here_who_joins_and_who_leaves(
         assert await echo.hears("leaving", "room") == [{"name": "Two"}]
 
 
-@pytest.mark.parametrize(("method", "prefix"), [("private", "private-"), ("join", "presence-")])
+@pytest.mark.parametrize("method", ["private", "join"])
+@pytest.mark.parametrize("name", ["room", "cache-room"])
 async def test_whispers_go_both_ways(
-    method: str, prefix: str, server: TestServer, endpoint: AuthEndpoint
+    method: str, name: str, server: TestServer, endpoint: AuthEndpoint
 ) -> None:
     async with AsyncExitStack() as stack:
         ada = await stack.enter_async_context(echo_of("ada", server, endpoint))
         bo = await stack.enter_async_context(echo_of("bo", server, endpoint))
         for echo in (ada, bo):
-            await echo.subscribe(method, "room")
-            await echo.do("listenForWhisper", method, "room", "typing")
+            await echo.subscribe(method, name)
+            await echo.do("listenForWhisper", method, name, "typing")
             await echo.hears("listening")
 
         for author, reader in ((ada, bo), (bo, ada)):
             said = {"from": author.socket_id}
-            await author.do("whisper", method, "room", "typing", said)
+            await author.do("whisper", method, name, "typing", said)
             # The first whisper a client hears is the other's, never its own.
-            assert await reader.hears("whisper") == ["room", "typing", said]
+            assert await reader.hears("whisper") == [name, "typing", said]
 
 
 async def test_an_encrypted_private_channel_is_decrypted(
@@ -171,6 +174,31 @@ async def test_an_encrypted_private_channel_is_decrypted(
         )
 
         assert await echo.hears("event", "letters") == [".letter", {"text": "Ürümqi"}]
+
+
+@pytest.mark.parametrize("method", ["channel", "private", "encryptedPrivate", "join"])
+async def test_a_cache_channel_begins_with_its_last_event(
+    method: str, server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    prefix = {"private": "private-", "encryptedPrivate": "private-encrypted-", "join": "presence-"}
+    channel = f"{prefix.get(method, '')}cache-prices"
+    await calling(backend_of(server).trigger, channel, "price", {"eur": 7})
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.listen(method, "cache-prices", ".price")
+        assert await echo.hears("event", "cache-prices") == [".price", {"eur": 7}]
+
+
+async def test_whoever_signs_in_hears_what_is_for_them(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with echo_of("ada", server, endpoint) as echo:
+        await echo.do("signin")
+        await echo.hears("signed in")
+
+        for user in ("bo", "ada"):
+            await calling(backend_of(server).send_to_user, user, "notice", {"for": user})
+
+        assert await echo.hears("user") == ["notice", {"for": "ada"}]
 
 
 async def test_its_socket_id_leaves_it_out_of_what_it_caused(
@@ -205,12 +233,16 @@ async def test_leave_leaves_every_channel_of_that_name(
         )
 
 
-async def test_after_a_restart_it_is_back_in_every_channel() -> None:
+async def test_after_a_restart_it_is_back_in_every_channel_and_signed_in() -> None:
     channels = (
         ("channel", "orders", "orders"),
         ("private", "bills", "private-bills"),
         ("encryptedPrivate", "letters", "private-encrypted-letters"),
         ("join", "room", "presence-room"),
+        ("channel", "cache-orders", "cache-orders"),
+        ("private", "cache-bills", "private-cache-bills"),
+        ("encryptedPrivate", "cache-letters", "private-encrypted-cache-letters"),
+        ("join", "cache-room", "presence-cache-room"),
     )
     async with AsyncExitStack() as stack:
         restarted = await stack.enter_async_context(serving())
@@ -221,14 +253,18 @@ async def test_after_a_restart_it_is_back_in_every_channel() -> None:
             for method, name, _ in channels:
                 await echo.subscribe(method, name)
                 await echo.listen(method, name, ".news")
+            await echo.do("signin")
+            await echo.hears("signed in")
             proxy.target_port = restarted.port
         [socket_id] = await echo.hears("status", "connected")
         assert socket_id != echo.socket_id
-        missing = {name for _, name, _ in channels}
+        missing = {"signed in", *[name for _, name, _ in channels]}
         while missing:
             line = await echo.hears()
-            if line[0] == "subscribed":
-                missing.remove(line[1])
+            if line[0] in ("subscribed", "signed in"):
+                missing.remove(line[-1])
         for _, name, channel in channels:
             await calling(backend_of(restarted).trigger, channel, "news", 7)
             assert await echo.hears("event", name) == [".news", 7]
+        await calling(backend_of(restarted).send_to_user, "ada", "notice", 7)
+        assert await echo.hears("user") == ["notice", 7]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from reverb_py.core.apps import App, ClientEventsFrom
-from reverb_py.server import websocket_connection
+from reverb_py.server.listener import Deadlines
 from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
 from tests.support.proxy import proxying
@@ -45,11 +45,11 @@ async def subscribe(client: PusherJs, channel: str) -> None:
     await client.hears("event", channel, "pusher:subscription_succeeded")
 
 
-async def receive(client: PusherClient) -> Any:
-    """Return the next message that is not about members."""
+async def receive_whisper(client: PusherClient) -> Any:
+    """Return the next client event, whatever else is told before it."""
     while True:
         message = json.loads(await client.receive())
-        if not message["event"].startswith("pusher_internal:member_"):
+        if message["event"].startswith("client-"):
             return message
 
 
@@ -111,11 +111,10 @@ async def test_a_refused_subscription_is_heard_by_the_channel_and_the_connection
         await client.hears("event", "orders", "pusher:subscription_succeeded")
 
 
-async def test_it_answers_pings_and_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(websocket_connection, "PONG_SECONDS", 2.0)
+async def test_it_answers_pings_and_stays() -> None:
     app = App(id="1", key="key", secret="0123456789abcdef", ping_interval=0.1)
     async with (
-        serving(app, timer_resolution=0.05) as server,
+        serving(app, timer_resolution=0.05, deadlines=Deadlines(pong=2.0)) as server,
         pusher_js("key", server.port) as client,
     ):
         await client.hears("state", "connected")
@@ -126,20 +125,53 @@ async def test_it_answers_pings_and_stays(monkeypatch: pytest.MonkeyPatch) -> No
         await client.hears("event", "orders", "pusher:subscription_succeeded")
 
 
-async def test_it_comes_back_and_resubscribes_when_its_line_is_cut(server: TestServer) -> None:
+EVERY_KIND = (
+    "orders",
+    "private-orders",
+    "presence-room",
+    "private-encrypted-letters",
+    "cache-prices",
+    "private-cache-prices",
+    "presence-cache-room",
+    "private-encrypted-cache-letters",
+)
+
+
+async def test_cut_off_it_comes_back_to_every_kind_of_channel_and_to_its_user(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    backend = backend_of(server)
     async with (
         proxying(server.port) as proxy,
-        pusher_js(server.app.key, proxy.port) as client,
+        client_of("ada", server, endpoint, proxy.port) as client,
     ):
-        await client.hears("state", "connected")
-        await subscribe(client, "orders")
+        await client.do("signin")
+        await client.hears("signed in")
+        for channel in EVERY_KIND:
+            await subscribe(client, channel)
+            await calling(backend.trigger, channel, "news", {"before": channel})
+            assert await client.hears("event", channel, "news") == [{"before": channel}]
 
         await proxy.cut()
 
-        await client.hears("state", "connected")
-        await client.hears("event", "orders", "pusher:subscription_succeeded")
-        await server.publish("order-shipped", "orders", "7")
-        assert await client.hears("event", "orders") == ["order-shipped", 7]
+        [socket_id] = await client.hears("state", "connected")
+        assert socket_id != client.socket_id
+        missing: list[list[Any]] = [
+            ["event", channel, "pusher:subscription_succeeded"] for channel in EVERY_KIND
+        ]
+        missing += [
+            ["event", channel, "news", {"before": channel}]
+            for channel in EVERY_KIND
+            if "cache-" in channel
+        ]
+        while missing:
+            line = await client.hears()
+            missing = [beginning for beginning in missing if line[: len(beginning)] != beginning]
+        for channel in EVERY_KIND:
+            await calling(backend.trigger, channel, "news", {"after": channel})
+            assert await client.hears("event", channel) == ["news", {"after": channel}]
+        await calling(backend.send_to_user, "ada", "notice", 7)
+        assert await client.hears("user") == ["notice", 7]
 
 
 async def test_a_private_channel_asks_the_endpoint_and_receives(
@@ -170,6 +202,27 @@ async def test_what_the_endpoint_forbids_costs_nothing_else(
         await server.publish("shipped", "private-orders", "2")
 
         assert await client.hears("event") == ["private-orders", "shipped", 2]
+
+
+async def test_wrongly_signed_no_kind_of_channel_opens_and_the_others_stay_open(
+    server: TestServer,
+) -> None:
+    async with (
+        auth_endpoint(backend_of(server, secret="not the secret")) as endpoint,
+        client_of("ada", server, endpoint) as client,
+    ):
+        await subscribe(client, "orders")
+        refused = [channel for channel in EVERY_KIND if channel.startswith(("private", "presence"))]
+        for channel in refused:
+            await client.do("subscribe", channel)
+            [error] = await client.hears("event", channel, "pusher:subscription_error")
+            assert (error["type"], error["status"]) == ("AuthError", 401)
+            [error] = await client.hears("error")
+            assert error["code"] == 4300
+
+        for channel in (*refused, "orders"):
+            await server.publish("shipped", channel, "7")
+        assert await client.hears("event") == ["orders", "shipped", 7]
 
 
 async def test_presence_knows_itself_and_who_comes_and_goes(
@@ -343,31 +396,52 @@ async def test_a_terminated_user_does_not_come_back(
         assert await server.request("GET", "/connections") == (200, '{"connections":0}')
 
 
-async def test_whispers_go_to_the_others_with_the_name_of_who_whispers(
-    server: TestServer, endpoint: AuthEndpoint
+@pytest.mark.parametrize(
+    "channel", ["private-orders", "private-cache-prices", "presence-room", "presence-cache-room"]
+)
+async def test_whispers_go_to_the_others_and_in_a_room_with_the_name_of_who_whispers(
+    channel: str, server: TestServer, endpoint: AuthEndpoint
 ) -> None:
-    room = "presence-room"
+    is_room = channel.startswith("presence-")
     async with server.connected() as other, client_of("ada", server, endpoint) as client:
-        await other.subscribe(room, '{"user_id":"bo"}')
-        await subscribe(client, room)
-        await client.do("listen", room, "client-typing")
+        await other.subscribe(channel, '{"user_id":"bo"}' if is_room else None)
+        await subscribe(client, channel)
+        await client.do("listen", channel, "client-typing")
         await client.hears("listening")
 
-        await other.send({"event": "client-typing", "channel": room, "data": {"in": "Ürümqi"}})
+        await other.send({"event": "client-typing", "channel": channel, "data": {"in": "Ürümqi"}})
         assert await client.hears("heard") == [
             "client-typing",
             {"in": "Ürümqi"},
-            {"user_id": "bo"},
+            {"user_id": "bo"} if is_room else {},
         ]
 
-        await client.do("trigger", room, "client-typing", {"far": "away"})
+        await client.do("trigger", channel, "client-typing", {"far": "away"})
         assert await client.hears("triggered") == [True]
-        assert await receive(other) == {
+        assert await receive_whisper(other) == {
             "event": "client-typing",
-            "channel": room,
+            "channel": channel,
             "data": {"far": "away"},
-            "user_id": "ada",
+            **({"user_id": "ada"} if is_room else {}),
         }
+
+
+async def test_a_whisper_on_a_public_channel_is_an_error_and_no_more(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with server.connected() as other, client_of("ada", server, endpoint) as client:
+        await subscribe(client, "orders")
+        await other.subscribe("orders")
+
+        await client.do("trigger", "orders", "client-typing", {})
+
+        assert await client.hears("error") == [
+            {
+                "code": 4301,
+                "message": "Client event refused: they go to private and presence channels only",
+            }
+        ]
+        await other.ping()
 
 
 async def test_a_whisper_that_the_app_does_not_take_is_an_error_and_no_more(

@@ -1,11 +1,14 @@
 """What the official `pusher` package from npm, as a backend uses it, makes of the server."""
 
+import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
+from nacl.secret import SecretBox
 
 from reverb_py.core.apps import App
 from reverb_py.testing import TestServer, serving
@@ -65,6 +68,18 @@ async def server() -> AsyncIterator[TestServer]:
 async def backend(server: TestServer) -> AsyncIterator[Backend]:
     async with backend_in_node(server) as running:
         yield running
+
+
+async def test_the_library_has_no_call_that_is_not_made_here(backend: Backend) -> None:
+    await backend.do("methods")
+
+    assert await backend.hears("methods") == [
+        [
+            *("authenticate", "authenticateUser", "authorizeChannel", "channelSharedSecret"),
+            *("createSignedQueryString", "get", "post", "sendToUser"),
+            *("terminateUserConnections", "trigger", "triggerBatch", "webhook"),
+        ]
+    ]
 
 
 async def test_it_triggers_on_channels_and_leaves_one_socket_out(
@@ -138,6 +153,62 @@ async def test_it_triggers_batches(server: TestServer, backend: Backend) -> None
         ]
 
 
+async def test_it_posts_and_asks_what_it_has_no_call_for(
+    server: TestServer, backend: Backend
+) -> None:
+    event = {"name": "shipped", "channels": ["orders"], "data": "7", "idempotency_key": "k"}
+    async with server.connected() as client:
+        await client.subscribe("orders")
+        for _ in range(2):
+            assert await backend.answers("post", {"path": "/events", "body": event}) == (200, {})
+        assert await client.receive() == '{"event":"shipped","channel":"orders","data":"7"}'
+        await client.ping()
+
+        assert await backend.answers("get", {"path": "/connections"}) == (200, {"connections": 1})
+        await backend.answers("trigger", "cache-prices", "price", {"eur": 7})
+        status, shown = await backend.answers(
+            "get", {"path": "/channels/cache-prices", "params": {"info": "cache"}}
+        )
+        assert 0 < shown["cache"].pop("ttl") <= 1_800
+        assert (status, shown) == (200, {"occupied": False, "cache": {"data": '{"eur":7}'}})
+
+
+async def test_the_query_it_signs_for_other_clients_is_taken(
+    server: TestServer, backend: Backend
+) -> None:
+    path = f"/apps/{server.app.id}/channels"
+    query = await backend.returns(
+        "createSignedQueryString", {"method": "GET", "path": path, "params": {"info": ""}}
+    )
+
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    assert await server.unsigned_request("GET", path, parameters=parameters) == (
+        200,
+        '{"channels":{}}',
+    )
+
+
+async def test_it_is_configured_by_a_url(server: TestServer) -> None:
+    app = server.app
+    url = f"http://{app.key}:{app.secret}@127.0.0.1:{server.port}/apps/{app.id}"
+    async with node_program(Backend, "pusher_backend.mjs", {"url": url}) as backend:
+        assert await backend.answers("get", {"path": "/channels"}) == (200, {"channels": {}})
+
+
+async def test_it_goes_on_when_the_server_is_back() -> None:
+    async with AsyncExitStack() as stack:
+        async with serving() as server:
+            backend = await stack.enter_async_context(backend_in_node(server))
+            assert await backend.answers("trigger", "orders", "shipped", "1") == (200, {})
+        await backend.do("trigger", "orders", "shipped", "2")
+        [message, status, _] = await backend.hears("threw")
+        assert (message, status) == ("Request failed with an error", None)
+        async with serving(port=server.port) as restarted, restarted.connected() as client:
+            await client.subscribe("orders")
+            assert await backend.answers("trigger", "orders", "shipped", "3") == (200, {})
+            assert await client.receive() == '{"event":"shipped","channel":"orders","data":"3"}'
+
+
 async def test_it_reads_channels_and_users(server: TestServer, backend: Backend) -> None:
     async with server.connected() as client:
         await client.subscribe("orders")
@@ -166,21 +237,29 @@ async def test_what_it_signs_lets_clients_in_and_it_reaches_and_terminates_the_u
 ) -> None:
     async with server.connected() as client, server.connected() as other:
         member = {"user_id": "ada", "user_info": {"from": "Ürümqi"}}
-        for channel, data, success in (
-            ("private-orders", None, "{}"),
+        for method, channel, data, success in (
+            ("authorizeChannel", "private-orders", None, "{}"),
+            ("authenticate", "private-cache-prices", None, "{}"),
+            ("authorizeChannel", "private-encrypted-letters", None, "{}"),
             (
+                "authorizeChannel",
                 "presence-room",
                 member,
                 '{"presence":{"count":1,"ids":["ada"],"hash":{"ada":{"from":"Ürümqi"}}}}',
             ),
         ):
-            answer = await backend.returns("authorizeChannel", client.socket_id, channel, data)
+            answer = await backend.returns(method, client.socket_id, channel, data)
+            answer.pop("shared_secret", None)
             await client.send({"event": "pusher:subscribe", "data": {"channel": channel, **answer}})
             assert json.loads(await client.receive()) == {
                 "event": "pusher_internal:subscription_succeeded",
                 "channel": channel,
                 "data": success,
             }
+            if "cache-" in channel:
+                assert await client.receive() == (
+                    f'{{"event":"pusher:cache_miss","channel":"{channel}"}}'
+                )
 
         answer = await backend.returns("authenticateUser", client.socket_id, {"id": "ada"})
         await client.send({"event": "pusher:signin", "data": answer})
@@ -198,6 +277,20 @@ async def test_what_it_signs_lets_clients_in_and_it_reaches_and_terminates_the_u
         assert await backend.answers("terminateUserConnections", "ada") == (200, {})
         assert (await client.closed())[0] == 4009
         await other.ping()
+
+
+async def test_the_key_it_hands_out_opens_what_was_encrypted(
+    server: TestServer, backend: Backend
+) -> None:
+    channel = "private-encrypted-letters"
+    secret = await backend.returns("channelSharedSecret", channel)
+    async with server.connected() as client:
+        await client.subscribe(channel)
+        await backend.answers("trigger", channel, "letter", "sealed")
+
+        letter = json.loads(json.loads(await client.receive())["data"])
+        nonce, ciphertext = (base64.b64decode(letter[name]) for name in ("nonce", "ciphertext"))
+        assert SecretBox(bytes(secret["data"])).decrypt(ciphertext, nonce) == b'"sealed"'
 
 
 async def test_what_it_encrypts_pusher_js_decrypts(server: TestServer, backend: Backend) -> None:

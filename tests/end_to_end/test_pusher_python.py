@@ -9,6 +9,7 @@ from typing import Any
 
 import pusher
 import pytest
+import requests
 from nacl.secret import SecretBox
 
 from reverb_py.core.apps import App
@@ -35,6 +36,16 @@ def decrypted(channel: str, data: str) -> bytes:
     assert sealed.keys() == {"nonce", "ciphertext"}
     nonce, ciphertext = (base64.b64decode(sealed[name]) for name in ("nonce", "ciphertext"))
     return box.decrypt(ciphertext, nonce)
+
+
+def test_the_library_has_no_call_that_is_not_made_here() -> None:
+    calls = {name for name in vars(pusher.Pusher) if not name.startswith("_")}
+
+    assert calls == {
+        *("trigger", "trigger_batch", "send_to_user", "terminate_user_connections"),
+        *("channels_info", "channel_info", "users_info", "authenticate", "authenticate_user"),
+        *("validate_webhook", "from_url", "from_env"),
+    }
 
 
 async def test_it_publishes_to_several_channels(server: TestServer, backend: pusher.Pusher) -> None:
@@ -73,6 +84,24 @@ async def test_it_publishes_a_batch_in_order(server: TestServer, backend: pusher
 
         received = [json.loads(await client.receive())["data"] for _ in range(10)]
         assert received == [str(number) for number in range(10)]
+
+
+async def test_a_batch_may_be_encoded_already(server: TestServer, backend: pusher.Pusher) -> None:
+    async with server.connected() as author, server.connected() as reader:
+        await author.subscribe("orders")
+        await reader.subscribe("orders")
+        event = {"channel": "orders", "name": "n", "data": '{"id":7}'}
+        batch = [event | {"socket_id": author.socket_id}, event | {"info": "subscription_count"}]
+
+        answer = await calling(backend.trigger_batch, batch, already_encoded=True)
+
+        assert answer == {"batch": [{}, {"subscription_count": 2}]}
+        for client, times in ((reader, 2), (author, 1)):
+            for _ in range(times):
+                assert await client.receive() == (
+                    '{"event":"n","channel":"orders","data":"{\\"id\\":7}"}'
+                )
+            await client.ping()
 
 
 async def test_it_reads_channels(server: TestServer, backend: pusher.Pusher) -> None:
@@ -234,12 +263,47 @@ async def test_it_is_configured_by_a_url_or_an_environment_variable(
         assert await calling(backend.channels_info) == {"channels": {}}
 
 
-async def test_a_wrong_secret_is_refused(server: TestServer) -> None:
+async def test_a_wrong_secret_is_refused_whatever_the_call(server: TestServer) -> None:
     backend = backend_of(server, secret="not the secret")
-    with pytest.raises(pusher.errors.PusherBadAuth, match="auth_signature is not the hex HMAC"):
-        await calling(backend.trigger, "orders", "shipped", "7")
-    with pytest.raises(pusher.errors.PusherBadAuth, match="auth_signature is not the hex HMAC"):
-        await calling(backend.terminate_user_connections, "ada")
+    calls: list[tuple[Any, ...]] = [
+        (backend.trigger, "orders", "shipped", "7"),
+        (backend.trigger_batch, [{"channel": "orders", "name": "shipped", "data": "7"}]),
+        (backend.send_to_user, "ada", "notice", "7"),
+        (backend.terminate_user_connections, "ada"),
+        (backend.channels_info,),
+        (backend.channel_info, "orders"),
+        (backend.users_info, "presence-room"),
+    ]
+    for call in calls:
+        with pytest.raises(pusher.errors.PusherBadAuth, match="auth_signature is not the hex HMAC"):
+            await calling(*call)
+
+
+async def test_what_is_signed_with_a_wrong_secret_lets_nobody_in(server: TestServer) -> None:
+    backend = backend_of(server, secret="not the secret")
+    async with server.connected() as client:
+        for channel, member in (("private-orders", None), ("presence-room", {"user_id": "ada"})):
+            answer = await calling(backend.authenticate, channel, client.socket_id, member)
+            await client.send({"event": "pusher:subscribe", "data": {"channel": channel, **answer}})
+            refusal = json.loads(await client.receive())
+            assert (refusal["event"], refusal["channel"]) == ("pusher:subscription_error", channel)
+            assert json.loads(await client.receive())["data"]["code"] == 4300
+        answer = await calling(backend.authenticate_user, client.socket_id, {"id": "ada"})
+        await client.send({"event": "pusher:signin", "data": answer})
+        assert json.loads(await client.receive())["data"]["code"] == 4300
+        await client.ping()
+
+
+async def test_it_goes_on_when_the_server_is_back() -> None:
+    async with serving() as server:
+        backend = backend_of(server)
+        assert await calling(backend.trigger, "orders", "shipped", "1") == {}
+    with pytest.raises(requests.exceptions.ConnectionError):
+        await calling(backend.trigger, "orders", "shipped", "2")
+    async with serving(port=server.port) as restarted, restarted.connected() as client:
+        await client.subscribe("orders")
+        assert await calling(backend.trigger, "orders", "shipped", "3") == {}
+        assert await client.receive() == '{"event":"shipped","channel":"orders","data":"3"}'
 
 
 async def test_too_much_data_is_refused_with_its_status(backend: pusher.Pusher) -> None:

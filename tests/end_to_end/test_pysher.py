@@ -11,6 +11,11 @@ from tests.support.programs import Program, python_program
 
 ESTABLISHED = ("connection", "pusher:connection_established")
 SUBSCRIBED = "pusher_internal:subscription_succeeded"
+EVERY_KIND = (
+    *("orders", "private-orders", "presence-room"),
+    *("cache-orders", "private-cache-orders", "presence-cache-room"),
+)
+"""The kinds that it can sign by itself; it knows neither encryption nor signing in."""
 
 
 @asynccontextmanager
@@ -50,15 +55,29 @@ async def test_its_ping_on_opening_is_answered(server: TestServer) -> None:
         assert await client.hears("connection") == ["pusher:pong", "{}"]
 
 
-async def test_it_receives_on_public_and_private_channels(server: TestServer) -> None:
-    channels = {"orders": ["shipped"], "private-orders": ["shipped"]}
-    async with pysher_client(server, channels) as client:
-        for channel in channels:
-            assert await client.hears("channel", channel) == [SUBSCRIBED, "{}"]
+async def test_it_receives_on_every_kind_of_channel_it_can_subscribe_to(
+    server: TestServer,
+) -> None:
+    async with pysher_client(server, dict.fromkeys(EVERY_KIND, ("shipped",))) as client:
+        for channel in EVERY_KIND:
+            await client.hears("channel", channel, SUBSCRIBED)
 
-        for channel in channels:
+        for channel in EVERY_KIND:
             await server.publish("shipped", channel, '{"to":"Ürümqi"}')
             assert await client.hears("channel", channel) == ["shipped", '{"to":"Ürümqi"}']
+
+
+async def test_a_cache_channel_begins_with_its_last_event_or_says_that_there_is_none(
+    server: TestServer,
+) -> None:
+    await server.publish("price", "private-cache-prices", "7")
+    events = ["price", "pusher:cache_miss"]
+    channels = {"private-cache-prices": events, "cache-prices": events}
+    async with pysher_client(server, channels) as client:
+        assert await client.hears("channel", "private-cache-prices", SUBSCRIBED) == ["{}"]
+        assert await client.hears("channel") == ["private-cache-prices", "price", "7"]
+        assert await client.hears("channel", "cache-prices", SUBSCRIBED) == ["{}"]
+        assert await client.hears("channel") == ["cache-prices", "pusher:cache_miss", None]
 
 
 async def test_presence_takes_channel_data_with_spaces_and_escapes(server: TestServer) -> None:
@@ -88,34 +107,42 @@ async def test_presence_takes_channel_data_with_spaces_and_escapes(server: TestS
             ]
 
 
-async def test_whispers_go_both_ways(server: TestServer) -> None:
-    channel = "private-orders"
+@pytest.mark.parametrize("channel", ["private-orders", "presence-room", "presence-cache-room"])
+async def test_whispers_go_both_ways(channel: str, server: TestServer) -> None:
+    is_room = channel.startswith("presence-")
     async with (
         server.connected() as other,
         pysher_client(server, {channel: ["client-typing"]}) as client,
     ):
-        await other.subscribe(channel)
         await client.hears("channel", channel, SUBSCRIBED)
+        await other.subscribe(channel, '{"user_id":"bo"}' if is_room else None)
+        if "cache-" in channel:
+            assert "pusher:cache_miss" in await other.receive()
 
         await other.send({"event": "client-typing", "channel": channel, "data": {"who": "Bo"}})
         assert await client.hears("channel", channel) == ["client-typing", {"who": "Bo"}]
 
         await client.do("trigger", channel, "client-typing", {"who": "Ada"})
+        user_id = ',"user_id":"ada"' if is_room else ""
         assert await other.receive() == (
-            '{"event":"client-typing","channel":"private-orders","data":{"who": "Ada"}}'
+            f'{{"event":"client-typing","channel":"{channel}","data":{{"who": "Ada"}}{user_id}}}'
         )
 
 
-async def test_a_refused_subscription_does_not_cost_it_its_connection(server: TestServer) -> None:
-    channels = {"private-orders": [], "orders": ["shipped"]}
+@pytest.mark.parametrize("refused", ["private-orders", "presence-room", "private-cache-orders"])
+async def test_a_refused_subscription_does_not_cost_it_its_connection(
+    refused: str, server: TestServer
+) -> None:
+    channels = {refused: [], "orders": ["shipped"]}
     async with pysher_client(server, channels, secret="not the secret") as client:
         [hello] = await client.hears(*ESTABLISHED)
         socket_id = json.loads(hello)["socket_id"]
+        data = ":CHANNEL_DATA" if refused == "presence-room" else ""
         assert await client.hears("connection", "pusher:error") == [
             {
                 "code": 4300,
-                "message": "Invalid auth for private-orders: expected APP_KEY:SIGNATURE, where "
-                f"SIGNATURE is the hex HMAC-SHA256 of {socket_id}:private-orders under the app's "
+                "message": f"Invalid auth for {refused}: expected APP_KEY:SIGNATURE, where "
+                f"SIGNATURE is the hex HMAC-SHA256 of {socket_id}:{refused}{data} under the app's "
                 "secret",
             }
         ]
@@ -135,19 +162,22 @@ async def test_an_unknown_key_makes_it_stop(server: TestServer) -> None:
         await client.hears("stopped")
 
 
-async def test_it_comes_back_when_the_server_restarts() -> None:
-    channel = "private-orders"
+async def test_it_comes_back_to_every_kind_of_channel_when_the_server_restarts() -> None:
+    channels = dict.fromkeys(EVERY_KIND, ("shipped",))
     async with AsyncExitStack() as stack:
         async with serving() as server:
-            client = await stack.enter_async_context(pysher_client(server, {channel: ["shipped"]}))
+            client = await stack.enter_async_context(pysher_client(server, channels))
             [first_hello] = await client.hears(*ESTABLISHED)
-            await client.hears("channel", channel, SUBSCRIBED)
+            for channel in EVERY_KIND:
+                await client.hears("channel", channel, SUBSCRIBED)
         [error] = await client.hears("connection", "pusher:error")
         assert error == {"code": 4200, "message": "Server is shutting down: reconnect"}
         async with serving(port=server.port) as restarted:
             [hello] = await client.hears(*ESTABLISHED)
             assert json.loads(hello)["socket_id"] != json.loads(first_hello)["socket_id"]
-            await client.hears("channel", channel, SUBSCRIBED)
+            for channel in EVERY_KIND:
+                await client.hears("channel", channel, SUBSCRIBED)
 
-            await restarted.publish("shipped", channel, "7")
-            assert await client.hears("channel", channel) == ["shipped", "7"]
+            for channel in EVERY_KIND:
+                await restarted.publish("shipped", channel, "7")
+                assert await client.hears("channel", channel) == ["shipped", "7"]

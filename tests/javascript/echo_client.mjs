@@ -10,6 +10,9 @@ import { configuration, obey, say } from "./lines.mjs";
 const echo = new Echo({ broadcaster: "reverb", Pusher, ...configuration });
 
 echo.connector.onConnectionChange((status) => say("status", status, echo.socketId() ?? null));
+echo.connector.pusher.connection.bind("message", ({ event }) => {
+  if (event === "pusher:signin_success") say("signed in");
+});
 
 await obey({
   subscribe(method, name) {
@@ -40,5 +43,10 @@ await obey({
   },
   leave(name) {
     echo.leave(name);
+  },
+  // Echo leaves the user to the client below it.
+  signin() {
+    echo.connector.pusher.user.bind_global((event, data) => say("user", event, data));
+    echo.connector.signin();
   },
 });

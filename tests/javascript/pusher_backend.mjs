@@ -1,12 +1,13 @@
 // The official server library of Node.js.
 //
-// Its configuration are the library's own options, and its commands the library's own methods. It
-// says what they return, answer or throw.
+// Its configuration are the library's own options, or { url } for `forURL`, and its commands the
+// library's own methods. It says what they return, answer or throw.
 import Pusher from "pusher";
 
 import { configuration, obey, say } from "./lines.mjs";
 
-const pusher = new Pusher(configuration);
+const { url, ...options } = configuration;
+const pusher = url ? Pusher.forURL(url, options) : new Pusher(options);
 
 const call = (method) => async (...rest) => {
   try {
@@ -18,19 +19,13 @@ const call = (method) => async (...rest) => {
   }
 };
 
-const methods = [
-  "trigger",
-  "triggerBatch",
-  "sendToUser",
-  "terminateUserConnections",
-  "get",
-  "post",
-  "authorizeChannel",
-  "authenticateUser",
-];
+const methods = Object.keys(Pusher.prototype);
 
 await obey({
   ...Object.fromEntries(methods.map((method) => [method, call(method)])),
+  methods() {
+    say("methods", methods.sort());
+  },
   webhook(request, extraTokens) {
     const webhook = pusher.webhook(request);
     const isValid = webhook.isValid(extraTokens);

@@ -64,14 +64,24 @@ class Turns:
 
 
 class RecordingSession(Session):
-    """A session that keeps what it was given to write, one entry a write, and how it was closed."""
+    """
+    A session that keeps what it was given to write, one entry a write, and how it was closed.
 
-    __slots__ = ("closed", "writes")
+    `comes_from` is the client's address.
+    """
+
+    __slots__ = ("closed", "comes_from", "writes")
 
     def __init__(self, hub: Hub) -> None:
         self.writes: list[bytes] = []
         self.closed: list[tuple[ErrorCode, str]] = []
-        super().__init__(hub, self.writes.append, lambda *close: self.closed.append(close))
+        self.comes_from = "192.0.2.1"
+        super().__init__(
+            hub,
+            self.writes.append,
+            lambda *close: self.closed.append(close),
+            lambda: self.comes_from,
+        )
 
     @classmethod
     def begun(cls, hub: Hub, *channels: str) -> RecordingSession:

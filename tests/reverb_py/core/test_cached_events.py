@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reverb_py.core.apps import App
+from reverb_py.core.last_events import MISS_SECONDS
 from tests.support.notices import RecordingNotices
 from tests.support.sessions import APP, FakeClock, RecordingSession, Turns, hub_of
 
@@ -194,9 +195,8 @@ def test_the_last_event_stands_between_the_success_and_what_comes_next(market: M
     ]
 
 
-def test_a_backend_hears_of_every_miss_and_of_no_hit(market: Market) -> None:
-    first = market.client()
-    market.subscribe(first)
+def test_a_backend_hears_of_a_miss_and_of_no_hit(market: Market) -> None:
+    market.subscribe(market.client())
     assert market.notices.take() == [
         "1001 channel_occupied cache-prices",
         "1001 cache_miss cache-prices",
@@ -206,6 +206,52 @@ def test_a_backend_hears_of_every_miss_and_of_no_hit(market: Market) -> None:
     market.publish("1")
     market.subscribe(market.client())
     assert market.notices.take() == ["1001 subscription_count cache-prices 2"]
+
+
+def misses(market: Market) -> list[str]:
+    return [line for line in market.notices.take() if "cache_miss" in line]
+
+
+def test_a_backend_hears_of_a_crowds_miss_once_and_everybody_in_it_does(market: Market) -> None:
+    for _ in range(5):
+        assert market.subscribe(market.client()) == [miss()]
+    assert market.subscribe(market.client(), "cache-other") == [miss("cache-other")]
+
+    assert misses(market) == ["1001 cache_miss cache-prices", "1001 cache_miss cache-other"]
+
+
+def test_who_comes_and_goes_repeats_no_miss(market: Market) -> None:
+    client = market.client()
+    for _ in range(5):
+        market.subscribe(client)
+        market.hub.unsubscribe(client, "cache-prices")
+
+    assert misses(market) == ["1001 cache_miss cache-prices"]
+
+
+def test_a_backend_that_did_nothing_about_a_miss_hears_of_the_next_one_after_a_while(
+    market: Market,
+) -> None:
+    market.subscribe(market.client())
+    market.clock.advance(MISS_SECONDS - 0.25)
+    market.subscribe(market.client())
+    assert misses(market) == ["1001 cache_miss cache-prices"]
+
+    market.clock.advance(0.25)
+    market.subscribe(market.client())
+
+    assert misses(market) == ["1001 cache_miss cache-prices"]
+
+
+def test_a_miss_after_an_event_is_news() -> None:
+    market = Market(replace(APP, last_event_seconds=1.0))
+    market.subscribe(market.client())
+    market.publish("1")
+    market.clock.advance(1.0)
+
+    market.subscribe(market.client())
+
+    assert misses(market) == ["1001 cache_miss cache-prices"] * 2
 
 
 def test_what_one_app_said_is_not_known_to_another(market: Market) -> None:

@@ -5,7 +5,13 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverb_py.core.last_events import MAX_REMEMBERED, MAX_REMEMBERED_BYTES, LastEvent, LastEvents
+from reverb_py.core.last_events import (
+    MAX_REMEMBERED,
+    MAX_REMEMBERED_BYTES,
+    MISS_SECONDS,
+    LastEvent,
+    LastEvents,
+)
 
 
 class Data(str):
@@ -115,3 +121,20 @@ def test_beyond_so_many_bytes_the_oldest_are_forgotten() -> None:
     assert events.recall("cache-a", 103.0) is None
     assert events.recall("cache-b", 103.0) is not None
     assert events.recall("cache-c", 103.0) is not None
+
+
+def test_misses_on_many_channels_are_not_noted_for_ever() -> None:
+    events = LastEvents()
+    channel = Data("cache-a")
+    watch = weakref.ref(channel)
+    assert events.is_first_miss(channel, 100.0)
+    del channel
+    assert watch() is not None
+
+    for n in range(MAX_REMEMBERED):
+        assert events.is_first_miss(f"cache-{n}", 100.0)
+    assert watch() is None
+    assert not events.is_first_miss(f"cache-{MAX_REMEMBERED - 1}", 100.0)
+
+    assert events.is_first_miss("cache-a", 100.0 + MISS_SECONDS)
+    assert events.is_first_miss(f"cache-{MAX_REMEMBERED - 1}", 100.0 + MISS_SECONDS)

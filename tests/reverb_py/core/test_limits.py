@@ -1,9 +1,17 @@
 """How often somebody may do something, and how many of one address at a time."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverb_py.core.limits import AddressLimits, TokenBucket
+from reverb_py.core.limits import (
+    AddressLimits,
+    ClientEventLimits,
+    Objection,
+    TokenBucket,
+    TokenBuckets,
+    network_of,
+)
 from tests.support.sessions import FakeClock
 
 
@@ -64,13 +72,55 @@ def test_no_stretch_of_time_allows_more_than_its_share(
             assert last - first + 1 <= capacity + (taken[last] - start) * rate
 
 
+@pytest.mark.parametrize(("rate", "wait"), [(0.5, 2.0), (1, 1.0), (8, 0.125)])
+def test_an_empty_bucket_says_how_long_it_takes_to_the_next(rate: float, wait: float) -> None:
+    bucket = TokenBucket(rate, capacity=2, now=100.0)
+    assert [bucket.take(100.0) for _ in range(3)] == [True, True, False]
+
+    assert bucket.seconds_until_next() == wait
+    assert not bucket.take(100.0 + wait / 2)
+    assert bucket.seconds_until_next() == wait / 2
+    assert bucket.take(100.0 + wait)
+
+
+def test_a_bucket_that_is_not_empty_needs_no_time() -> None:
+    bucket = TokenBucket(rate=1, capacity=2, now=100.0)
+    bucket.take(100.0)
+
+    assert bucket.seconds_until_next() == 0.0
+
+
+def test_each_key_has_a_bucket_of_its_own() -> None:
+    buckets = TokenBuckets(rate=1, capacity=2, now=0.0)
+
+    assert [buckets.of("a", 0.0).take(0.0) for _ in range(3)] == [True, True, False]
+    assert buckets.of("b", 0.0).take(0.0)
+
+
+# Time in quarters of a second makes every sum exact.
+@given(
+    st.sampled_from([0.5, 1, 2]),
+    st.integers(1, 4),
+    st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 20)), max_size=60),
+)
+def test_forgetting_a_bucket_changes_no_answer(
+    rate: float, capacity: int, takes: list[tuple[str, int]]
+) -> None:
+    buckets = TokenBuckets(rate, capacity, 0.0)
+    never_forgotten = {key: TokenBucket(rate, capacity, 0.0) for key in "ab"}
+    now = 0.0
+    for key, wait in takes:
+        now += wait / 4
+        assert buckets.of(key, now).take(now) == never_forgotten[key].take(now)
+
+
 def test_an_address_may_have_so_many_connections_at_a_time() -> None:
-    limits = AddressLimits(2, 0, FakeClock())
+    limits = AddressLimits(2, 0, 0, FakeClock())
 
     assert [limits.admit("192.0.2.1") for _ in range(3)] == [
         None,
         None,
-        "More than 2 connections from one address",
+        Objection("More than 2 connections from one address", retry_after=60),
     ]
     assert limits.admit("192.0.2.2") is None
     # The refused one counts until it is gone, too.
@@ -83,32 +133,84 @@ def test_an_address_may_have_so_many_connections_at_a_time() -> None:
 
 def test_an_address_may_open_so_many_connections_in_a_minute() -> None:
     clock = FakeClock()
-    limits = AddressLimits(0, 3, clock)
+    limits = AddressLimits(0, 3, 0, clock)
 
-    def connect_and_go() -> str | None:
+    def connect_and_go() -> Objection | None:
         objection = limits.admit("192.0.2.1")
         limits.release("192.0.2.1")
         return objection
 
-    objection = "More than 3 new connections in a minute from one address"
+    objection = Objection("More than 3 new connections in a minute from one address", 20)
     assert [connect_and_go() for _ in range(5)] == [None, None, None, objection, objection]
-    clock.now += 20
+    clock.now += 12.5
+    assert connect_and_go() == objection._replace(retry_after=8)
+    clock.now += 7.5
     assert [connect_and_go() for _ in range(2)] == [None, objection]
     clock.now += 61
     assert [connect_and_go() for _ in range(4)] == [None, None, None, objection]
 
 
+def test_an_address_may_make_so_many_requests_in_a_second() -> None:
+    clock = FakeClock()
+    limits = AddressLimits(0, 0, 2, clock)
+    objection = Objection("More than 2 requests in a second from one address", 1)
+
+    assert [limits.admit_request("192.0.2.1") for _ in range(3)] == [None, None, objection]
+    assert limits.admit_request("192.0.2.2") is None
+    clock.now += 0.5
+    assert [limits.admit_request("192.0.2.1") for _ in range(2)] == [None, objection]
+
+
+def test_limits_of_an_address_that_are_not_set_hold_nobody_back() -> None:
+    limits = AddressLimits(0, 0, 0, FakeClock())
+
+    assert [limits.admit("192.0.2.1") for _ in range(1_000)] == [None] * 1_000
+    assert [limits.admit_request("192.0.2.1") for _ in range(1_000)] == [None] * 1_000
+
+
 def test_addresses_that_have_gone_are_forgotten() -> None:
     clock = FakeClock()
-    limits = AddressLimits(5, 5, clock)
+    limits = AddressLimits(5, 5, 5, clock)
     for number in range(1_000):
         limits.admit(f"address {number}")
+        limits.admit_request(f"address {number}")
         limits.release(f"address {number}")
 
     for _ in range(2):
         clock.now += 61
         limits.admit("192.0.2.1")
+        limits.admit_request("192.0.2.1")
         limits.release("192.0.2.1")
 
     assert limits._connections == {}
-    assert set(limits._buckets) | set(limits._last_buckets) == {"192.0.2.1"}
+    for buckets in (limits._connects, limits._requests):
+        assert buckets is not None
+        assert set(buckets._buckets) | set(buckets._before) == {"192.0.2.1"}
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
+        ("::1", "::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", ""),
+    ],
+)
+def test_an_ipv6_client_counts_with_its_neighbours_in_the_64(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def test_client_events_of_an_address_are_counted_before_those_of_the_app() -> None:
+    limits = ClientEventLimits()
+    flood = [limits.objection(2, 3, "192.0.2.1", 0.0) for _ in range(9)]
+
+    assert flood == [None, None] + ["more than 2 in a second from one address"] * 7
+    assert limits.objection(2, 3, "192.0.2.2", 0.0) is None
+    assert limits.objection(2, 3, "192.0.2.3", 0.0) == (
+        "more than 3 in a second from all clients of the app"
+    )

@@ -205,8 +205,6 @@ def test_joining_again_repeats_the_answer_and_nothing_else() -> None:
     assert house.joined(client, '{"user_id":"9","user_info":2}') == [
         succeeded(ROOM, {"7": "null", "9": "1"})
     ]
-    # Who one is stays what was said first, or the first user would never leave.
-    assert house.joined(client, '{"user_id":"other"}') == [succeeded(ROOM, {"7": "null", "9": "1"})]
     house.ends(client)
 
     assert witness.texts() == [removed(ROOM, "9")]
@@ -214,6 +212,34 @@ def test_joining_again_repeats_the_answer_and_nothing_else() -> None:
         "1001 member_removed presence-room 9",
         "1001 subscription_count presence-room 1",
     ]
+
+
+def test_a_connection_cannot_become_another_member_without_leaving() -> None:
+    house = House()
+    witness = house.member('{"user_id":"7"}')
+    client = house.member('{"user_id":"9"}')
+    witness.writes.clear()
+
+    assert house.joined(client, '{"user_id":"10"}') == refused(
+        ROOM,
+        "InvalidMember",
+        409,
+        "This connection is in presence-room as another user: unsubscribe first",
+    )
+    assert witness.texts() == []
+
+    client.receive('{"event":"pusher:unsubscribe","data":{"channel":"presence-room"}}')
+    assert house.joined(client, '{"user_id":"10"}') == [
+        succeeded(ROOM, {"7": "null", "10": "null"})
+    ]
+    assert witness.texts() == [removed(ROOM, "9"), added(ROOM, "10", "null")]
+
+
+def test_a_member_of_a_full_room_may_ask_again() -> None:
+    house = House(replace(APP, max_presence_members=1))
+    client = house.member('{"user_id":"9"}')
+
+    assert house.joined(client, '{"user_id":9}') == [succeeded(ROOM, {"9": "null"})]
 
 
 def test_a_member_sees_nothing_from_before_its_success_and_everything_after() -> None:
@@ -248,6 +274,51 @@ def test_coming_and_going_in_one_turn_is_told_in_that_order() -> None:
         added(ROOM, "9", "null"),
         removed(ROOM, "9"),
     ]
+
+
+def test_who_comes_back_within_a_turn_hears_what_comes_after_the_return() -> None:
+    house = House()
+    witness, client = house.member('{"user_id":"7"}'), house.member('{"user_id":"9"}')
+    witness.writes.clear()
+
+    house.hub.publish("said", "1", [ROOM])
+    client.receive('{"event":"pusher:unsubscribe","data":{"channel":"presence-room"}}')
+    house.hub.publish("said", "2", [ROOM], witness.socket_id)
+    join(client, ROOM, '{"user_id":"9"}')
+    house.hub.publish("said", "3", [ROOM])
+    house.turns.end()
+
+    said = [message("said", ROOM, data) for data in "123"]
+    assert client.texts() == [succeeded(ROOM, {"7": "null", "9": "null"}), said[2]]
+    assert witness.texts() == [said[0], removed(ROOM, "9"), added(ROOM, "9", "null"), said[2]]
+
+
+def test_two_connections_of_a_user_that_change_places_within_a_turn_are_no_news() -> None:
+    house = House()
+    witness, first = house.member('{"user_id":"7"}'), house.member('{"user_id":"9"}')
+    witness.writes.clear()
+
+    second = house.client()
+    join(second, ROOM, '{"user_id":9}')
+    first.end()
+    house.turns.end()
+
+    assert witness.texts() == []
+    assert second.texts() == [succeeded(ROOM, {"7": "null", "9": "null"})]
+
+
+def test_a_user_who_is_terminated_in_the_turn_of_joining_came_and_went() -> None:
+    house = House()
+    witness, client = house.member('{"user_id":"7"}'), house.client()
+    client.end_when_closed()
+
+    join(client, ROOM, '{"user_id":"9"}')
+    house.hub.terminate("9")
+    house.turns.end()
+
+    assert client.texts() == [succeeded(ROOM, {"7": "null", "9": "null"})]
+    assert client.closed == [(ErrorCode.UNAUTHORIZED, "Connection terminated by the application")]
+    assert witness.texts() == [added(ROOM, "9", "null"), removed(ROOM, "9")]
 
 
 def test_members_of_different_channels_have_nothing_to_do_with_each_other() -> None:
@@ -394,6 +465,15 @@ def test_the_members_data_may_have_so_many_bytes_and_no_more() -> None:
     )
 
 
+def test_the_members_data_may_have_no_limit() -> None:
+    house = House(replace(APP, max_presence_member_bytes=0))
+    info = '"' + "i" * 5_000 + '"'
+
+    assert house.joined(house.client(), f'{{"user_id":"7","user_info":{info}}}') == [
+        succeeded(ROOM, {"7": info})
+    ]
+
+
 def test_a_full_room_takes_no_further_user_but_further_connections() -> None:
     house = House(replace(APP, max_presence_members=2))
     seven = house.member('{"user_id":"7"}')
@@ -414,7 +494,7 @@ def test_a_full_room_takes_no_further_user_but_further_connections() -> None:
 
 
 def test_a_room_may_have_no_limit() -> None:
-    house = House(replace(APP, max_presence_members=None))
+    house = House(replace(APP, max_presence_members=0))
     for n in range(150):
         house.member(f'{{"user_id":{n}}}')
 

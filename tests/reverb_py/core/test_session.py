@@ -42,11 +42,12 @@ class Room:
     def other(self, *channels: str) -> RecordingSession:
         return RecordingSession.begun(self.hub, *channels)
 
-    def say(self, text: str) -> list[str]:
-        """Have the client say something, end the turn, and return what it is told."""
-        self.client.receive(text)
+    def say(self, text: str, client: RecordingSession | None = None) -> list[str]:
+        """Have the client, or another, say something; end the turn; return what it is told."""
+        client = client or self.client
+        client.receive(text)
         self.turns.end()
-        return self.client.texts()
+        return client.texts()
 
     def subscribe(self, channel: str) -> None:
         self.hub.subscribe(self.client, channel)
@@ -526,6 +527,209 @@ def test_zero_client_events_a_second_means_any_number() -> None:
         assert room.say('{"event":"client-x","channel":"private-room"}') == []
 
     assert len(other.texts()) == 100
+
+
+WHISPER = '{"event":"client-x","channel":"private-room","data":1}'
+
+
+def test_client_events_of_one_address_are_limited_by_the_second_across_its_connections() -> None:
+    room = Room(replace(APP, client_events_per_second_per_address=2))
+    room.subscribe("private-room")
+    neighbour, stranger = room.other("private-room"), room.other("private-room")
+    stranger.comes_from = "198.51.100.1"
+    refusal = error(4301, "Client event refused: more than 2 in a second from one address")
+
+    assert room.say(WHISPER) == []
+    assert room.say(WHISPER, neighbour) == [WHISPER]
+    assert room.say(WHISPER, neighbour) == [refusal]
+    assert room.say(WHISPER)[-1] == refusal
+    assert refusal not in room.say(WHISPER, stranger)
+    room.clock.advance(0.5)
+    assert refusal not in room.say(WHISPER, neighbour)
+    assert room.say(WHISPER, neighbour)[-1] == refusal
+
+
+def test_client_events_of_one_app_are_limited_by_the_second_across_its_connections() -> None:
+    room = Room(replace(APP, client_events_per_second_per_app=2))
+    room.subscribe("private-room")
+    other = room.other("private-room")
+    other.comes_from = "198.51.100.1"
+    refusal = error(
+        4301, "Client event refused: more than 2 in a second from all clients of the app"
+    )
+
+    assert room.say(WHISPER) == []
+    assert room.say(WHISPER, other) == [WHISPER]
+    assert room.say(WHISPER) == [WHISPER, refusal]
+    assert room.say(WHISPER, other) == [refusal]
+    room.clock.advance(0.5)
+    assert [room.say(WHISPER, other) for _ in range(2)] == [[], [refusal]]
+
+
+def test_what_a_connection_sends_too_often_takes_nothing_from_its_address_and_its_app() -> None:
+    app = replace(
+        APP,
+        client_events_per_second=1,
+        client_events_per_second_per_address=2,
+        client_events_per_second_per_app=3,
+    )
+    room = Room(app)
+    room.subscribe("private-room")
+    neighbour, stranger = room.other("private-room"), room.other("private-room")
+    stranger.comes_from = "198.51.100.1"
+
+    for _ in range(5):
+        room.say(WHISPER)
+    for client in (neighbour, stranger):
+        client.texts()
+        assert room.say(WHISPER, client) == []
+
+
+def test_a_new_limit_of_client_events_holds_at_once() -> None:
+    room = Room(replace(APP, client_events_per_second=0))
+    room.subscribe("private-room")
+    assert [room.say(WHISPER) for _ in range(20)] == [[]] * 20
+
+    room.hub.app = replace(APP, client_events_per_second_per_app=1)
+    refusal = error(
+        4301, "Client event refused: more than 1 in a second from all clients of the app"
+    )
+    assert [room.say(WHISPER) for _ in range(2)] == [[], [refusal]]
+    room.hub.app = replace(APP, client_events_per_second_per_address=1)
+    refusal = error(4301, "Client event refused: more than 1 in a second from one address")
+    assert [room.say(WHISPER) for _ in range(2)] == [[], [refusal]]
+    room.hub.app = replace(APP, client_events_per_second=0)
+    assert [room.say(WHISPER) for _ in range(20)] == [[]] * 20
+
+
+def test_data_of_client_events_may_have_no_limit() -> None:
+    room = Room(replace(APP, max_event_data_bytes=0))
+    room.subscribe("private-room")
+    other = room.other("private-room")
+    text = f'{{"event":"client-x","channel":"private-room","data":"{"x" * 20_000}"}}'
+
+    assert room.say(text) == []
+    assert other.texts() == [text]
+
+
+MALFORMED = [
+    "not JSON",
+    '{"event":1}',
+    '{"event":"pusher:subscribe"}',
+    '{"event":"pusher:signin","data":{"auth":"key:wrong","user_data":"{}"}}',
+]
+
+
+def test_a_client_that_says_nothing_but_nonsense_is_closed() -> None:
+    room = Room(replace(APP, malformed_messages_per_minute=4))
+
+    for text in MALFORMED:
+        [answer] = room.say(text)
+        assert answer.startswith('{"event":"pusher:error","data":{"code":4300,')
+    assert room.client.closed == []
+    assert room.say("not JSON") == []
+    reason = (
+        "More than 4 malformed messages in a minute, the last one: Invalid message: JSON is "
+        "malformed: invalid character (byte 4)"
+    )
+    assert room.client.closed == [(ErrorCode.OVER_CAPACITY, reason)]
+
+
+def test_nonsense_now_and_then_is_only_refused() -> None:
+    room = Room(replace(APP, malformed_messages_per_minute=2))
+
+    for _ in range(20):
+        assert len(room.say("not JSON")) == 1
+        assert room.say('{"event":"pusher:ping"}') == [PONG]
+        room.clock.advance(30.0)
+    assert room.client.closed == []
+
+
+def test_any_amount_of_nonsense_may_be_allowed() -> None:
+    room = Room(replace(APP, malformed_messages_per_minute=0))
+
+    for _ in range(200):
+        assert len(room.say("not JSON")) == 1
+    assert room.client.closed == []
+
+
+def test_what_is_refused_for_other_reasons_is_not_malformed() -> None:
+    room = Room(replace(APP, malformed_messages_per_minute=1))
+    room.say("not JSON")
+
+    for text in (
+        '{"event":"pusher:subscribe","data":{"channel":"private-a"}}',
+        '{"event":"pusher:subscribe","data":{"channel":"no channel"}}',
+        '{"event":"unheard of"}',
+        WHISPER,
+    ):
+        assert room.say(text)
+    assert room.client.closed == []
+
+
+def test_a_connection_may_be_subscribed_to_so_many_channels() -> None:
+    room = Room(replace(APP, max_channels_per_connection=2))
+
+    def subscribe(channel: str) -> list[str]:
+        return room.say(f'{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}')
+
+    assert [subscribe(channel) for channel in "ab"] == [[succeeded("a")], [succeeded("b")]]
+    assert subscribe("c") == refused_subscription(
+        "c", "LimitReached", 403, "A connection may subscribe to 2 channels at most"
+    )
+    assert subscribe("a") == [succeeded("a")]
+    room.say('{"event":"pusher:unsubscribe","data":{"channel":"a"}}')
+    assert subscribe("c") == [succeeded("c")]
+
+
+def test_who_leaves_and_joins_too_often_is_refused_for_a_while() -> None:
+    room = Room(replace(APP, subscriptions_per_second=2, max_channels_per_connection=3))
+    subscribe = '{"event":"pusher:subscribe","data":{"channel":"orders"}}'
+    unsubscribe = '{"event":"pusher:unsubscribe","data":{"channel":"orders"}}'
+    refusal = refused_subscription(
+        "orders", "LimitReached", 429, "More than 2 subscriptions in a second"
+    )
+
+    assert room.say(subscribe) == [succeeded("orders")]
+    for _ in range(3):
+        assert room.say(unsubscribe) == []
+        assert room.say(subscribe) == [succeeded("orders")]
+    assert room.say(unsubscribe) == []
+    assert room.say(subscribe) == refusal
+    room.clock.advance(0.5)
+    assert room.say(subscribe) == [succeeded("orders")]
+    assert room.say(subscribe) == refusal
+    assert list(room.client.channels) == ["orders"]
+
+
+def test_who_asks_again_and_again_for_what_it_has_is_refused_for_a_while() -> None:
+    room = Room(replace(APP, subscriptions_per_second=2, max_channels_per_connection=3))
+    subscribe = '{"event":"pusher:subscribe","data":{"channel":"orders"}}'
+
+    answers = [room.say(subscribe) for _ in range(5)]
+
+    refusal = refused_subscription(
+        "orders", "LimitReached", 429, "More than 2 subscriptions in a second"
+    )
+    assert answers == [[succeeded("orders")]] * 4 + [refusal]
+
+
+def test_as_many_channels_as_are_allowed_may_be_joined_at_once() -> None:
+    room = Room(replace(APP, subscriptions_per_second=1, max_channels_per_connection=500))
+    for _ in range(2):
+        for number in range(500):
+            text = f'{{"event":"pusher:subscribe","data":{{"channel":"c{number}"}}}}'
+            assert room.say(text) == [succeeded(f"c{number}")]
+        for number in range(500):
+            room.say(f'{{"event":"pusher:unsubscribe","data":{{"channel":"c{number}"}}}}')
+
+
+def test_subscriptions_and_channels_may_have_no_limit() -> None:
+    room = Room(replace(APP, subscriptions_per_second=0, max_channels_per_connection=0))
+    for number in range(1_500):
+        text = f'{{"event":"pusher:subscribe","data":{{"channel":"c{number}"}}}}'
+        assert room.say(text) == [succeeded(f"c{number}")]
+        assert room.say(text) == [succeeded(f"c{number}")]
 
 
 def test_messages_over_the_rate_limit_are_refused_unread() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from reverb_py.core.apps import App
 from reverb_py.core.timer_wheel import TimerWheel
@@ -117,8 +120,9 @@ def test_a_signin_may_have_its_data_in_a_string(desk: Desk) -> None:
     ("user_data", "user_id", "info"),
     [
         ('{"id":7}', "7", b"null"),
-        ('{"id":"Ada Ł","user_info":{ "name":"Ada" }}', "Ada Ł", b'{ "name":"Ada" }'),
+        ('{"id":"a@b.c","user_info":{ "name":"Ł" }}', "a@b.c", '{ "name":"Ł" }'.encode()),
         ('{"id":"7","watchlist":[],"more":1}', "7", b"null"),
+        ('{"id":"7","watchlist":null}', "7", b"null"),
         (f'{{"id":"{"x" * 128}"}}', "x" * 128, b"null"),
     ],
 )
@@ -190,7 +194,12 @@ def test_a_signin_without_its_fields_is_refused(
         ('{"id":""}', "`id` must have 1 to 128 characters"),
         (f'{{"id":"{"x" * 129}"}}', "`id` must have 1 to 128 characters"),
         ('{"id":null}', "Expected `int | str`, got `null` - at `$.id`"),
-        ('{"id":"7","watchlist":"8"}', "Expected `array`, got `str` - at `$.watchlist`"),
+        ('{"id":"7","watchlist":"8"}', "Expected `array | null`, got `str` - at `$.watchlist`"),
+        (
+            '{"id":"auth0|7"}',
+            "`id` may have letters, digits and _ - = @ , . ; only, because it names the channel of "
+            "the user's own events",
+        ),
     ],
 )
 def test_a_signed_user_that_is_none_is_refused(desk: Desk, user_data: str, complaint: str) -> None:
@@ -198,6 +207,7 @@ def test_a_signed_user_that_is_none_is_refused(desk: Desk, user_data: str, compl
 
     assert desk.sign_in(client, user_data) == [error(4300, f"Invalid user_data: {complaint}")]
     assert client.user is None
+    assert client.closed == []
 
 
 def test_a_connection_is_of_one_user(desk: Desk) -> None:
@@ -366,12 +376,24 @@ def test_of_a_longer_watchlist_the_first_hundred_are_watched(desk: Desk) -> None
 
 
 def test_an_app_says_how_long_a_watchlist_may_be() -> None:
-    desk = Desk(replace(APP, max_watchlist=0))
-    user_data = '{"id":"7","watchlist":["8"]}'
+    desk = Desk(replace(APP, max_watchlist=1))
+    user_data = '{"id":"7","watchlist":["8","9"]}'
 
     assert desk.sign_in(desk.client(), user_data) == [
         success(user_data),
-        error(4302, "The watchlist has more than 0 users; the first 0 are watched"),
+        error(4302, "The watchlist has more than 1 users; the first 1 are watched"),
+        watched(offline=["8"]),
+    ]
+
+
+def test_a_watchlist_may_have_no_limit() -> None:
+    desk = Desk(replace(APP, max_watchlist=0))
+    watchlist = [f"u{number}" for number in range(150)]
+    user_data = json.dumps({"id": "7", "watchlist": watchlist})
+
+    assert desk.sign_in(desk.client(), user_data) == [
+        success(user_data),
+        watched(offline=watchlist),
     ]
 
 
@@ -439,6 +461,37 @@ def test_who_is_signed_in_joins_presence_channels_as_that_user(desk: Desk) -> No
     assert desk.say(client, subscription(client, "presence-room", auth=auth)) == [
         presence_success(("7", '{\\"x\\":1}'))
     ]
+
+
+def test_every_user_who_can_sign_in_can_have_the_users_own_channel(desk: Desk) -> None:
+    user_id = "A-z_0=@,.;" + "x" * 118
+    client = desk.signed_in(f'{{"id":"{user_id}"}}')
+    channel = f"#server-to-user-{user_id}"
+
+    assert desk.say(client, subscription(client, channel, auth="")) == [subscribed(channel)]
+    desk.hub.publish("note", "1", [channel])
+    desk.turns.end()
+
+    assert client.texts() == [f'{{"event":"note","channel":"{channel}","data":"1"}}']
+
+
+def test_the_info_of_a_signin_is_as_long_as_a_members_may_be_and_no_longer() -> None:
+    desk = Desk(replace(APP, max_presence_member_bytes=10))
+    fits = desk.signed_in('{"id":"7","user_info":"éééé","watchlist":["98","99"]}')
+    too_long = desk.signed_in('{"id":"8","user_info":"ééééx"}')
+
+    auth = fits.auth_for("presence-room")
+    assert desk.say(fits, subscription(fits, "presence-room", auth=auth)) == [
+        presence_success(("7", '\\"éééé\\"'))
+    ]
+    auth = too_long.auth_for("presence-room")
+    refusal, _ = desk.say(too_long, subscription(too_long, "presence-room", auth=auth))
+    assert json.loads(json.loads(refusal)["data"]) == {
+        "type": "LimitReached",
+        "error": "The user_info of the signin has more than 10 bytes",
+        "status": 413,
+    }
+    assert list(desk.hub.channels["presence-room"].subscribers) == [fits]
 
 
 def test_what_was_signed_for_the_channel_counts_before_the_signin(desk: Desk) -> None:
@@ -593,3 +646,106 @@ def test_a_previous_secret_is_accepted_while_backends_change_over() -> None:
         assert desk.say(client, subscription(client, "private-a", auth=auth)) == [
             subscribed("private-a")
         ]
+
+
+# Everything at once.
+
+
+@dataclass(eq=False)
+class Client:
+    """One connection, whose it is, whom it watches, and what it should have been told."""
+
+    session: RecordingSession
+    told: list[str] = field(default_factory=list)
+    user_id: str = ""
+    watchlist: tuple[str, ...] = ()
+
+
+class Signins(RuleBasedStateMachine):
+    """
+    Clients sign in, also twice and as another, watch each other and themselves, and vanish.
+
+    The model goes through all clients each time.
+    """
+
+    clients: Bundle[Client] = Bundle("clients")
+    user_ids = st.sampled_from(["1", "2", "3"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.desk = Desk()
+        self.present: list[Client] = []
+
+    @rule(target=clients)
+    def connect(self) -> Client:
+        session = self.desk.client()
+        client = Client(session)
+        self.present.append(client)
+        session.close = lambda code, reason: self._closed(client)
+        return client
+
+    @rule(client=clients, user_id=user_ids, watchlist=st.lists(user_ids, max_size=3))
+    def sign_in(self, client: Client, user_id: str, watchlist: list[str]) -> None:
+        if client not in self.present:
+            return
+        user_data = json.dumps({"id": user_id, "watchlist": watchlist})
+        client.session.receive(signin(client.session, user_data))
+
+        if client.user_id not in ("", user_id):
+            client.told.append(error(4300, "This connection is signed in as another user"))
+            return
+        client.told.append(success(user_data))
+        if client.user_id:
+            return
+        if user_id not in self._online():
+            self._tell_watchers_of(user_id, watched(online=[user_id]))
+        client.user_id, client.watchlist = user_id, tuple(dict.fromkeys(watchlist))
+        online = [user for user in client.watchlist if user in self._online()]
+        offline = [user for user in client.watchlist if user not in online]
+        states = {"online": online, "offline": offline}
+        if watchlist:
+            client.told.append(watched(**{name: ids for name, ids in states.items() if ids}))
+
+    @rule(client=consumes(clients))
+    def disconnect(self, client: Client) -> None:
+        self._closed(client)
+
+    @rule(user_id=user_ids)
+    def terminate(self, user_id: str) -> None:
+        self.desk.hub.terminate(user_id)
+
+        assert user_id not in self._online()
+
+    @invariant()
+    def everybody_was_told_what_they_should_have_been(self) -> None:
+        self.desk.turns.end()
+        for client in self.present:
+            assert client.session.texts() == client.told
+            client.told.clear()
+
+    def teardown(self) -> None:
+        for client in self.present.copy():
+            self._closed(client)
+        for user_id in ("1", "2", "3"):
+            assert self.desk.hub.users.watchers_of(user_id) == []
+            assert self.desk.hub.users.connections_of(user_id) == []
+
+    def _closed(self, client: Client) -> None:
+        if client not in self.present:
+            return
+        self.present.remove(client)
+        client.session.end()
+        if client.user_id and client.user_id not in self._online():
+            self._tell_watchers_of(client.user_id, watched(offline=[client.user_id]))
+
+    def _online(self) -> set[str]:
+        return {client.user_id for client in self.present if client.user_id}
+
+    def _tell_watchers_of(self, user_id: str, news: str) -> None:
+        for client in self.present:
+            if user_id in client.watchlist:
+                client.told.append(news)
+
+
+TestSignins = Signins.TestCase
+TestSignins.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)

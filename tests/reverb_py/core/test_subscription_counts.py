@@ -96,36 +96,41 @@ def test_a_crowd_that_disperses_is_told_at_once_and_not_again() -> None:
     assert crowd.take() == []
 
 
-def test_nobody_is_told_anything_when_nobody_is_left() -> None:
+def test_a_crowd_that_flaps_over_the_border_is_told_no_more_often_than_a_crowd() -> None:
+    crowd = Crowd()
+    told_to_a_crowd = []
+
+    for second in range(1, 61):
+        told_to_a_crowd += crowd.grows_or_shrinks_to(101)
+        assert crowd.grows_or_shrinks_to(100) == [100]
+        crowd.wheel.advance(float(second))
+        told_to_a_crowd += crowd.take()
+
+    assert 60 / CROWD_SECONDS - 2 <= len(told_to_a_crowd) <= 60 / CROWD_SECONDS + 1
+
+
+def test_a_crowd_that_grew_again_in_its_pause_is_told_at_the_end_of_it() -> None:
     crowd = Crowd()
     crowd.grows_or_shrinks_to(101)
-    crowd.grows_or_shrinks_to(102)
+    assert crowd.grows_or_shrinks_to(100) == [100]
+    assert crowd.grows_or_shrinks_to(101) == []
+    assert crowd.grows_or_shrinks_to(102) == []
+
+    crowd.wheel.advance(6.0)
+
+    assert crowd.take() == [102]
+
+
+def test_nobody_is_told_anything_when_nobody_is_left() -> None:
+    crowd = Crowd()
+    for size in (101, 102, *range(101, 0, -1)):
+        crowd.grows_or_shrinks_to(size)
 
     crowd.has(0)
-    crowd.counts.vacated(crowd.channel)
     crowd.wheel.advance(60.0)
 
     assert crowd.take() == []
-
-
-def test_the_end_of_a_channel_that_never_was_crowded_changes_nothing() -> None:
-    crowd = Crowd()
-
-    crowd.counts.vacated(crowd.channel)
-
     assert crowd.grows_or_shrinks_to(101) == [101]
-
-
-def test_a_crowd_that_left_and_came_back_starts_afresh() -> None:
-    crowd = Crowd()
-    crowd.grows_or_shrinks_to(101)
-    crowd.has(0)
-    crowd.counts.vacated(crowd.channel)
-
-    assert crowd.grows_or_shrinks_to(101) == [101]
-    assert crowd.grows_or_shrinks_to(102) == []
-    crowd.wheel.advance(6.0)
-    assert crowd.take() == [102]
 
 
 def count(channel: str, number: int) -> str:
@@ -227,6 +232,41 @@ def test_an_app_is_not_counted_unless_it_asks_but_its_backend_may_hear_of_it() -
         "1001 subscription_count orders 2",
         "1001 subscription_count orders 1",
     ]
+
+
+def test_a_backend_is_told_of_a_crowd_as_often_as_the_crowd_is() -> None:
+    turns, notices, wheel = Turns(), RecordingNotices(), TimerWheel(0.0)
+    hub = hub_of(turns=turns, notices=notices, wheel=wheel)
+    sessions = [RecordingSession.begun(hub, "orders") for _ in range(105)]
+
+    assert notices.take() == [
+        "1001 channel_occupied orders",
+        *[f"1001 subscription_count orders {n}" for n in range(1, 102)],
+    ]
+    wheel.advance(6.0)
+    assert notices.take() == ["1001 subscription_count orders 105"]
+
+    for session in sessions:
+        session.end()
+    assert notices.take() == [
+        *[f"1001 subscription_count orders {n}" for n in range(100, 0, -1)],
+        "1001 channel_vacated orders",
+    ]
+
+
+def test_an_app_that_wants_no_counts_any_more_gets_none_for_its_crowds() -> None:
+    turns, wheel = Turns(), TimerWheel(0.0)
+    hub = hub_of(COUNTING, turns=turns, wheel=wheel)
+    sessions = [RecordingSession.begun(hub, "orders") for _ in range(103)]
+    turns.end()
+    for session in sessions:
+        session.writes.clear()
+
+    hub.app = replace(COUNTING, subscription_counts=False)
+    wheel.advance(6.0)
+    turns.end()
+
+    assert sessions[0].writes == []
 
 
 def test_a_crowd_on_one_channel_is_told_when_the_pause_is_over() -> None:

@@ -10,6 +10,7 @@ from reverb_py.protocol.channel_names import (
     ChannelKind,
     is_channel_name,
     kind_of,
+    user_channel,
 )
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-=@,.;"
@@ -147,3 +148,9 @@ def test_one_foreign_character_spoils_a_name(before: str, foreign: str, after: s
     if foreign in _ALPHABET or (foreign == "#" and not before):
         return
     assert not is_channel_name(before + foreign + after)
+
+
+def test_a_users_own_channel_is_named_after_the_user() -> None:
+    assert user_channel("7") == "#server-to-user-7"
+    assert kind_of(user_channel("presence-7")) == ChannelKind(Access.USER, False)
+    assert is_channel_name(user_channel("a" * 128))

@@ -229,6 +229,7 @@ def test_a_signin_of_another_shape_is_refused(data: str, complaint: str) -> None
         ('{"user_id":-0}', "0", b"null"),
         ('{"user_id":123456789012345678901234567890}', "123456789012345678901234567890", b"null"),
         ('{"user_id":"007"}', "007", b"null"),
+        ('{"user_id":" 7\\n"}', " 7\n", b"null"),
         ('{"user_id":"7","user_info":null}', "7", b"null"),
         ('{"user_id":"7","user_info": { "name" : "\\u0141" } }', "7", b'{ "name" : "\\u0141" }'),
         ('{"more":[{}],"user_info":[1,2],"user_id":"\\u0141"}', "Ł", b"[1,2]"),
@@ -278,12 +279,20 @@ def test_what_is_no_member_is_refused_with_words_to_act_on(
     assert str(refusal.value) == f"Invalid channel_data: {complaint}"
 
 
+NO_CHANNEL_IDS = ["auth0|7", "user:7", "Ada Ł", "a/b", "#7", "7\n", "\x00"]
+NOT_IN_A_NAME = (
+    "`id` may have letters, digits and _ - = @ , . ; only, because it names the channel of the "
+    "user's own events"
+)
+
+
 def test_a_user_has_an_id_and_may_have_info_and_a_watchlist() -> None:
     user = decode_user('{"id":"7","user_info":{ "name":"Ada" },"watchlist":["9",12],"more":1}')
 
     assert (user.id, bytes(user.user_info), user.watchlist) == ("7", b'{ "name":"Ada" }', ["9", 12])
     assert decode_user('{"id":7}') == UserData(7)
-    assert decode_user('{"id":7}').watchlist == []
+    assert decode_user('{"id":7,"watchlist":null}').watchlist is None
+    assert decode_user('{"id":"foo-bar_1234@=,.;"}').id == "foo-bar_1234@=,.;"
 
 
 @pytest.mark.parametrize(
@@ -295,7 +304,8 @@ def test_a_user_has_an_id_and_may_have_info_and_a_watchlist() -> None:
         ('{"id":null}', "Expected `int | str`, got `null` - at `$.id`"),
         ('{"id":""}', "`id` must have 1 to 128 characters"),
         (f'{{"id":"{"x" * 129}"}}', "`id` must have 1 to 128 characters"),
-        ('{"id":"7","watchlist":{}}', "Expected `array`, got `object` - at `$.watchlist`"),
+        ('{"id":"7","watchlist":{}}', "Expected `array | null`, got `object` - at `$.watchlist`"),
+        *((f'{{"id":{json.dumps(user_id)}}}', NOT_IN_A_NAME) for user_id in NO_CHANNEL_IDS),
         (
             '{"id":"7","watchlist":["8",null]}',
             "Expected `int | str`, got `null` - at `$.watchlist[1]`",
