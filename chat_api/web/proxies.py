@@ -1,12 +1,14 @@
 """What a proxy in front of the API may say about a request, and from where it is believed."""
 
 import ipaddress
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multidict import MultiMapping
+
 from chat_api.kernel.callers import Network, Participant
-from chat_api.kernel.errors import Unauthenticated
+from chat_api.kernel.errors import Malformed, Unauthenticated
 from chat_api.kernel.routes import Header
+from chat_api.kernel.tenants import requested_tenant
 
 __all__ = ["TrustedProxies"]
 
@@ -25,17 +27,18 @@ class TrustedProxies:
     networks: tuple[Network, ...] = ()
     vouch_for_people: bool = False
 
-    def client_address(self, peer: str, headers: Mapping[str, str]) -> str:
+    def client_address(self, peer: str, headers: MultiMapping[str]) -> str:
         """
         Return where a request of this peer comes from.
 
         Of the addresses in X-Forwarded-For it is the last that is not a trusted proxy's: those
-        before it may be anybody's invention.
+        before it may be anybody's invention. What is no address is not looked behind either.
         """
         if not self._trusts(peer):
             return peer
         client = peer
-        for hop in reversed(headers.get("X-Forwarded-For", "").split(",")):
+        # Some proxies put a line of their own below the one they were sent.
+        for hop in reversed(",".join(headers.getall("X-Forwarded-For", ())).split(",")):
             if _address(hop.strip()) is None:
                 break
             client = hop.strip()
@@ -43,7 +46,7 @@ class TrustedProxies:
                 break
         return client
 
-    def participant(self, peer: str, headers: Mapping[str, str]) -> Participant | None:
+    def participant(self, peer: str, headers: MultiMapping[str]) -> Participant | None:
         """
         Return whom the peer vouches for, or None when it is no proxy that does.
 
@@ -53,7 +56,9 @@ class TrustedProxies:
         if not self.vouch_for_people or not self._trusts(peer):
             return None
         return Participant(
-            _text(headers, Header.PARTICIPANT_ID), _text(headers, Header.PARTICIPANT_NAME)
+            _text(headers, Header.PARTICIPANT_ID),
+            _text(headers, Header.PARTICIPANT_NAME),
+            _tenant(headers),
         )
 
     def _trusts(self, address: str) -> bool:
@@ -73,8 +78,21 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return parsed
 
 
-def _text(headers: Mapping[str, str], header: Header) -> str | None:
-    text = headers.get(header.value, "").strip()
+def _tenant(headers: MultiMapping[str]) -> str:
+    try:
+        return requested_tenant(
+            headers.get(Header.TENANT.value), headers.get("Host"), headers.get("Origin")
+        ).domain
+    except Malformed:
+        return ""  # only some requests are about a tenant: a probe of the health is not
+
+
+def _text(headers: MultiMapping[str], header: Header) -> str | None:
+    values = headers.getall(header.value, ())
+    if len(values) > 1:
+        # One is the proxy's and the other whatever its client sent.
+        raise Unauthenticated(f"{header.value} must be sent once: the proxy has to replace it.")
+    text = values[0].strip() if values else ""
     if len(text) > _MAX_PARTICIPANT or not text.isprintable():
         raise Unauthenticated(
             f"{header.value} must be up to {_MAX_PARTICIPANT} printable characters."

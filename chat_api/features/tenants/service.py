@@ -1,5 +1,6 @@
 """Which tenants there are, and which of them a member of staff asks about."""
 
+import ipaddress
 from dataclasses import dataclass
 
 from sqlalchemy import bindparam, insert, select
@@ -31,11 +32,19 @@ class Scope:
 
 
 class Tenants:
-    """The tenants of one store."""
+    """
+    The tenants of one store.
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    `own_hosts` are the names under which the API itself is reached: what is sent there is not
+    thereby about the tenant of that name, even if somebody made it one.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, *, own_hosts: frozenset[str] = frozenset()
+    ) -> None:
         self._store = store
         self._clock = clock
+        self._own_hosts = own_hosts
 
     async def scope_of(self, caller: Caller, requested: RequestedTenant) -> Scope:
         """
@@ -50,11 +59,18 @@ class Tenants:
         """
         if not caller.is_staff:
             raise Forbidden("This is for agents and supervisors.")
-        if requested.is_explicit or await self._is_known(requested.domain):
-            if not caller.serves(requested.domain):
-                raise Forbidden(f"Your token does not name the tenant {requested.domain}.")
-            return Scope(frozenset({requested.domain}))
+        domain = await self.named_by(requested)
+        if domain is not None:
+            if not caller.serves(domain):
+                raise Forbidden(f"Your token does not name the tenant {domain}.")
+            return Scope(frozenset({domain}))
         return Scope(None if "*" in caller.tenants else frozenset(caller.tenants))
+
+    async def named_by(self, requested: RequestedTenant) -> str | None:
+        """Return the tenant that a request names; None where its address is no tenant's."""
+        if requested.is_explicit or await self._is_known(requested.domain):
+            return requested.domain
+        return None
 
     async def register(self, domain: str, name: str = "") -> str:
         """
@@ -82,6 +98,14 @@ class Tenants:
 
     async def _is_known(self, domain: str) -> bool:
         # Where the API itself is reached, rather than somebody's name on the web.
-        if domain == "localhost" or domain.replace(".", "").isdigit():
+        if domain == "localhost" or domain in self._own_hosts or _is_address(domain):
             return False
         return await self._store.one_or_none(_KNOWN, {"domain": domain}) is not None
+
+
+def _is_address(domain: str) -> bool:
+    try:
+        ipaddress.ip_address(domain.replace("_", ":"))  # see `checked_tenant`
+    except ValueError:
+        return False
+    return True
