@@ -25,6 +25,8 @@ from typing import NamedTuple
 import structlog
 
 from chat_api.kernel.clock import Clock
+from chat_api.kernel.errors import Unavailable as DatabaseUnavailable
+from chat_api.kernel.measures import Measure, single
 from chat_api.realtime.reverb import MAX_BATCH, Publication, Refused, ReverbClient, Unavailable
 from chat_api.store.outbox import Outbox, OwedEvent
 
@@ -45,13 +47,15 @@ class Backoff(NamedTuple):
 
     `return_of_clients` is how long, after a server was away, a channel may wait for its listeners:
     pusher-js tries again after 15 seconds, most mobile clients sooner. `look_again` is how often
-    the server is asked meanwhile who is back.
+    the server is asked meanwhile who is back. A relay that has done nothing for `stuck_after` is
+    stuck: ten looks take 100 seconds at most, and the server's wishes are heard up to 60.
     """
 
     first: float = 0.1
     longest: float = 5.0
     return_of_clients: float = 20.0
     look_again: float = 0.5
+    stuck_after: float = 180.0
 
     def delay(self, failures: int, jitter: Callable[[], float]) -> float:
         """Return the wait after so many failures in a row; `jitter` returns values from 0 to 1."""
@@ -63,7 +67,9 @@ class Relay:
     """
     Moves events from one outbox to one server while `running`.
 
-    An outbox has one relay: two would each keep its own order and send everything twice.
+    Two would each keep its own order and send everything twice. So of all processes that share an
+    outbox one relays at a time, and the others tell it when they have added something; when it
+    ends, another goes on.
     """
 
     def __init__(
@@ -85,6 +91,11 @@ class Relay:
         self._idle = asyncio.Event()
         self._failures = 0
         self._warned_at: float | None = None
+        self._leads = False
+        self._task: asyncio.Task[None] | None = None
+        self._moved_at = 0.0
+        self._sent = 0
+        self._failed = 0
         self._taken: Sequence[int] = ()
         """Events of the last request that the server has and the outbox may still hold."""
 
@@ -100,12 +111,10 @@ class Relay:
 
         What is left stays in the outbox for the next start.
         """
-        self._listeners.expect()
-        self.wake()
-        task = asyncio.create_task(self._run(), name="relay")
+        task = self._task = asyncio.create_task(self._run(), name="relay")
         try:
             yield
-            if self._failures == 0:
+            if self._leads and self._failures == 0:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(drain):
                         await self._idle.wait()
@@ -114,18 +123,69 @@ class Relay:
             with suppress(asyncio.CancelledError):
                 await task
 
+    @property
+    def is_working(self) -> bool:
+        """Tell whether there is no need to start this process anew: it goes on by itself."""
+        if self._task is None or self._task.done():
+            return False
+        return not self._leads or _now() - self._moved_at < self._backoff.stuck_after
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what tells whether it relays, and how much."""
+        return (
+            single(
+                "relay_leads",
+                "Whether, of all processes on the database, this is the one that relays.",
+                lambda: self._leads,
+            ),
+            single(
+                "relay_events_sent_total",
+                "Events that the realtime server has taken.",
+                lambda: self._sent,
+            ),
+            single(
+                "relay_failures_total",
+                "Times that the realtime server was away, had an error, or refused an event.",
+                lambda: self._failed,
+            ),
+        )
+
     async def _run(self) -> None:
         while True:
             try:
-                await self._work_off()
-                await self._sleep(_SAFETY_POLL)
-            except Unavailable as error:
-                self._server_is_away(error)
-                await self._wait(at_least=error.retry_after)
+                await self._outbox.lead(self._relay, self._awake)
+            except DatabaseUnavailable:
+                pass  # the store has said so
             except Exception:
-                # Whatever it is (a full disk, a locked database), what is owed is still owed.
                 _log.exception("The relay failed and tries again")
-                await self._wait()
+            await self._wait()
+
+    async def _relay(self) -> None:
+        """Relay until cancelled."""
+        self._leads = True
+        self._moved_at = _now()
+        self._listeners.expect()
+        self.wake()
+        try:
+            while True:
+                await self._relay_what_is_owed()
+        finally:
+            self._leads = False
+
+    async def _relay_what_is_owed(self) -> None:
+        try:
+            await self._work_off()
+            self._failures = 0
+            await self._sleep(_SAFETY_POLL)
+        except Unavailable as error:
+            self._server_is_away(error)
+            await self._wait(at_least=error.retry_after)
+        except DatabaseUnavailable:
+            await self._wait()  # the store has said so
+        except Exception:
+            # Whatever it is, what is owed is still owed.
+            _log.exception("The relay failed and tries again")
+            await self._wait()
 
     async def _work_off(self) -> None:
         """
@@ -140,6 +200,7 @@ class Relay:
         waiting: set[str] = set()
         while True:
             self._awake.clear()
+            self._moved_at = _now()
             events = await self._outbox.oldest(_FETCH, after=passed)
             heard = []
             for event in await self._without_expired(events):
@@ -197,6 +258,8 @@ class Relay:
 
     async def _publish(self, batch: Sequence[OwedEvent]) -> None:
         await self._reverb.publish([_publication(event) for event in batch])
+        self._sent += len(batch)
+        self._moved_at = _now()
         self._server_is_back()
         self._taken = [event.id for event in batch]
         await self._settle_taken()
@@ -208,6 +271,7 @@ class Relay:
             self._taken = ()
 
     async def _set_aside(self, event: OwedEvent, refusal: Refused) -> None:
+        self._failed += 1
         _log.error(
             "The realtime server refuses an event; it stays in the table outbox with its reason",
             outbox_id=event.id,
@@ -221,6 +285,7 @@ class Relay:
         await asyncio.sleep(max(at_least, self._backoff.delay(self._failures, self._jitter)))
 
     def _server_is_away(self, error: Unavailable) -> None:
+        self._failed += 1
         if error.is_away:
             self._listeners.leave()
         now = asyncio.get_running_loop().time()

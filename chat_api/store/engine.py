@@ -5,54 +5,75 @@ A unit of work is a plain function that gets a connection: it runs in the databa
 from its first statement to its last, and nothing on the event loop can come in between. Those that
 arrive while another transaction is being made durable share the next one, each within a savepoint,
 so a disk that needs milliseconds for a commit still takes thousands of messages per second.
-(Measured with 4 ms per commit: 200 messages per second statement by statement through an async
-driver, 760 this way.)
 
-Order matters to the outbox: rows must get their ids in the order of their commits. SQLite has one
-writer at a time, here one thread, whose transactions `BEGIN IMMEDIATE`: another process cannot come
-in between either, and nobody meets "database is locked" half-way. On PostgreSQL the same functions
-would run under `AsyncConnection.run_sync`, where transactions overlap: a unit that writes to the
-outbox must first take one transaction-level advisory lock (`pg_advisory_xact_lock`), which gives
-the same order.
+Order matters to the outbox: rows must get their ids in the order of their commits. So a database
+has one writer at a time, also among several processes. On SQLite transactions `BEGIN IMMEDIATE`,
+on PostgreSQL they take an advisory lock first; either way nobody meets a lock half-way, and what
+a unit has read stays true until it is committed.
 """
 
 import asyncio
-import os
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Generic, TypeVar, TypeVarTuple
+from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
+import structlog
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url, text
+from alembic.util import CommandError
+from sqlalchemy import Connection, Row, Select, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-__all__ = ["Store", "UnitOfWork"]
+from chat_api.kernel.errors import Unavailable
+from chat_api.kernel.measures import Measure, single
+from chat_api.store.database import Database, OutOfReach, UnusableDatabase
+from chat_api.store.postgresql import Postgresql
+from chat_api.store.sqlite import Sqlite
 
-_MIGRATIONS = Path(__file__).with_name("migrations")
+__all__ = ["Store", "UnitOfWork", "database_at"]
 
-_READERS = 4  # threads; queries are short, and Python runs one at a time anyway
-_MOST_TOGETHER = 128  # units of work in one transaction
+_log = structlog.get_logger("chat_api.store")
 
-# FULL, so that what was answered survives a power cut too, not only a killed process.
-_PRAGMAS = (
-    "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",
-    "PRAGMA foreign_keys = ON",
-    "PRAGMA busy_timeout = 10000",
-)
+_MIGRATIONS: Final = Path(__file__).with_name("migrations")
+_READERS: Final = 4  # threads; queries are short, and Python runs one at a time anyway
+_MOST_TOGETHER: Final = 60  # units in one transaction; with over 64, PostgreSQL's readers slow down
+_REMIND_EVERY: Final = 60.0  # seconds between reports while the database stays away
+_TRY_AGAIN: Final = "The database is out of reach. Try again in some seconds."
+
+_migrating = threading.Lock()  # Alembic keeps what it is doing in global variables
 
 T = TypeVar("T")
 Columns = TypeVarTuple("Columns")
+
+
+def database_at(url: str) -> Database:
+    """
+    Return the database that a URL names, without connecting to it.
+
+    Raises:
+        ValueError: It names none. The text is the end of a sentence that begins with the setting's
+            name, and quotes nothing of the URL, which may hold a password.
+    """
+    database = Sqlite.at(url) or Postgresql.at(url)
+    if database is None:
+        raise ValueError("must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME")
+    return database
 
 
 class UnitOfWork:
     """
     One change that happens as a whole or not at all.
 
-    It is lent to a function for the time of its call, in the database's thread.
+    It is lent to a function for the time of its call, in the database's thread. From its first
+    statement until it is committed nobody else changes the database, in this process or another:
+    what it reads it may decide upon, without locking rows (`FOR UPDATE`), which SQLite can't.
+
+    A statement that fails ends the unit, even if the function catches the exception; one that may
+    fail belongs into `with unit.connection.begin_nested()`, which undoes it alone.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -66,32 +87,23 @@ class UnitOfWork:
 
 class Store:
     """
-    The SQLite database in a file.
+    The database at a URL, see `database_at`.
 
     Usable from any number of tasks of the event loop it is first used on. Close it when done.
+
+    What the database cannot do for now, because it is out of reach, full or too busy, raises
+    `Unavailable` and is logged; a connection that was lost is made anew by the next call. Whatever
+    else the driver raises comes out as SQLAlchemy's exception.
     """
 
     def __init__(self, url: str) -> None:
-        path = make_url(url)
-        assert path.database, "what is said would be lost with the process"
-        _create_private(path.database)
-        # What people said has no business in a log, so errors do not quote it (hide_parameters).
-        # Single queries need no transaction, and so neither a BEGIN nor a ROLLBACK.
-        self._readers = create_engine(
-            path,
-            isolation_level="AUTOCOMMIT",
-            skip_autocommit_rollback=True,
-            hide_parameters=True,
-            pool_size=_READERS,
-            max_overflow=0,
-        )
-        writer = create_engine(path, pool_size=1, max_overflow=0, hide_parameters=True)
-        for engine in (self._readers, writer):
-            event.listen(engine, "connect", _set_pragmas)
-        event.listen(writer, "connect", _leave_transactions_to_us)
-        event.listen(writer, "begin", _begin_as_writer)
+        self._database = database_at(url)
+        self._readers = self._database.reading(_READERS)
         self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
-        self._writer = _Writer(writer)
+        self._writer = _Writer(self._database)
+        self._reading = _Availability("The database does not answer", self._database)
+        self._writing = _Availability("The database takes no changes", self._database)
+        self._leading = _Availability("It is not known which process leads", self._database)
 
     async def all(
         self, query: Select[*Columns], parameters: Mapping[str, Any] | None = None
@@ -102,7 +114,7 @@ class Store:
             with self._readers.connect() as connection:
                 return connection.execute(query, parameters).all()
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        return await self._read(run)
 
     async def one_or_none(
         self, query: Select[*Columns], parameters: Mapping[str, Any] | None = None
@@ -113,7 +125,7 @@ class Store:
             with self._readers.connect() as connection:
                 return connection.execute(query, parameters).one_or_none()
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        return await self._read(run)
 
     async def write(self, work: Callable[[UnitOfWork], T]) -> T:
         """
@@ -121,23 +133,70 @@ class Store:
 
         Units run in the order of these calls. One that raises changes nothing and its exception
         comes out here. Cancelling the wait does not stop the work.
+
+        Raises:
+            Unavailable: Nothing has changed; or, when the connection was lost while PostgreSQL
+                answered, everything may have. A unit that must not happen twice finds that out by
+                what it has stored.
         """
-        return await self._writer.submit(work)
+        with self._writing.watched():
+            return await self._writer.submit(work)
 
     async def migrate(self) -> None:
-        """Bring the schema to the newest version, in one transaction; does nothing if it is."""
+        """
+        Bring the schema to the newest version, in one transaction; does nothing if it is.
 
-        def upgrade(unit: UnitOfWork) -> None:
-            config = Config()
-            config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-            config.attributes["connection"] = unit.connection
-            command.upgrade(config, "head")
+        Raises:
+            UnusableDatabase: It is out of reach, or of a kind or version that can't be worked with.
+        """
+        await asyncio.to_thread(self._migrate, command.upgrade, "head")
 
-        await self.write(upgrade)
+    async def migrate_back(self, version: str) -> None:
+        """
+        Bring the schema to an older version, such as "0002", or to "base", which is empty.
+
+        What an older version has no place for is lost.
+
+        Raises:
+            UnusableDatabase: As `migrate`.
+        """
+        await asyncio.to_thread(self._migrate, command.downgrade, version)
+
+    async def lead(
+        self, work: Callable[[], Coroutine[Any, Any, None]], awake: asyncio.Event
+    ) -> None:
+        """
+        Wait until this process is the one that leads, and then run `work`, which does not end.
+
+        Of all processes on a database one leads, until it leaves or the database loses sight of it;
+        then another does within seconds. Until then `awake` is passed on: where it is set by others
+        it is cleared, and set in the process that leads (on SQLite it is not). Who led may do a
+        little more after another has begun, so what `work` does must bear being done twice.
+
+        Raises:
+            Unavailable: The database is out of reach; if this process has led, `work` is cancelled.
+        """
+        with self._leading.watched():
+            await self._database.lead(work, awake)
 
     async def check(self) -> None:
-        """Ask the database for a sign of life; raises what the driver raises."""
+        """
+        Ask the database for a sign of life.
+
+        Raises:
+            Unavailable: There is none.
+        """
         await self.one_or_none(_SIGN_OF_LIFE)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what tells whether the database keeps up."""
+        return (
+            single(
+                "database_writes_waiting",
+                "Changes that wait for the database's one writer.",
+                lambda: self._writer.waiting,
+            ),
+        )
 
     async def close(self) -> None:
         """Finish the work that was handed in and close all connections."""
@@ -145,8 +204,72 @@ class Store:
         await asyncio.to_thread(self._threads.shutdown)
         self._readers.dispose()
 
+    async def _read(self, run: Callable[[], T]) -> T:
+        def run_again_if_lost() -> T:
+            try:
+                return run()
+            except DBAPIError as error:
+                if not error.connection_invalidated:
+                    raise
+            return run()  # on a new connection: one in the pool may have been lost long ago
 
-_SIGN_OF_LIFE: Select[int] = Select(text("1"))
+        with self._reading.watched():
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, run_again_if_lost)
+
+    def _migrate(self, change: Callable[[Config, str], None], version: str) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+        try:
+            with _migrating, self._database.migrating() as connection:
+                config.attributes["connection"] = connection
+                change(config, version)
+        except CommandError as error:
+            raise UnusableDatabase(f"this version does not know its schema: {error}") from error
+        except DBAPIError as error:
+            if not self._database.is_unavailable(error):
+                raise
+            raise UnusableDatabase(_reason(error)) from error
+
+
+_SIGN_OF_LIFE: Final[Select[int]] = Select(text("1"))
+
+
+class _Availability:
+    """Turns errors that pass into `Unavailable`, and tells whoever runs this, once a minute."""
+
+    def __init__(self, complaint: str, database: Database) -> None:
+        self._complaint = complaint
+        self._database = database
+        self._reported_at: float | None = None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        try:
+            yield
+        except OutOfReach as error:
+            self._report(_reason(error.__cause__))
+            raise Unavailable(_TRY_AGAIN) from error
+        except DBAPIError as error:
+            if not self._database.is_unavailable(error):
+                raise
+            self._report(_reason(error))
+            raise Unavailable(_TRY_AGAIN) from error
+        if self._reported_at is not None:
+            self._reported_at = None
+            _log.info("The database works again")
+
+    def _report(self, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._reported_at is None or now - self._reported_at >= _REMIND_EVERY:
+            self._reported_at = now
+            _log.error(self._complaint, reason=reason)
+
+
+def _reason(error: BaseException | None) -> str:
+    """Return what the driver said, on one line."""
+    said = error.orig if isinstance(error, DBAPIError) else error
+    return " ".join(str(said).split())
 
 
 class _Job(Generic[T]):
@@ -179,8 +302,9 @@ class _Job(Generic[T]):
 class _Writer:
     """The one thread that changes the database, and the queue in front of it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._engine = database.writing()
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
@@ -192,6 +316,10 @@ class _Writer:
         done: asyncio.Future[T] = self._loop.create_future()
         self._jobs.put(_Job(work, done))
         return await done
+
+    @property
+    def waiting(self) -> int:
+        return self._jobs.qsize()
 
     def close(self) -> None:
         if self._thread.is_alive():
@@ -220,52 +348,55 @@ class _Writer:
 
     def _commit_together(self, jobs: Sequence[_Job[Any]]) -> None:
         try:
-            with self._engine.begin() as connection:
-                if len(jobs) == 1:
-                    jobs[0].run(connection)
-                    return
-                for job in jobs:
-                    try:
-                        with connection.begin_nested():
-                            job.run(connection)
-                    except Exception as error:
-                        job.error = error
-                        if not _is_in_transaction(connection):
-                            # On a full or failing disk SQLite takes everything back, the work of
-                            # the jobs before this one too.
-                            raise
+            with self._connection() as connection:
+                self._run_all(jobs, connection)
+                if not self._database.is_in_transaction(connection):
+                    raise RuntimeError("A unit of work went on after a statement of it had failed.")
+                connection.commit()
         except BaseException as error:
             # Not committed: whatever the jobs believe, none of them happened.
             for job in jobs:
                 job.error = job.error or error
 
+    def _connection(self) -> Connection:
+        """Return a connection whose transaction has begun; closing it without a commit undoes."""
+        try:
+            return self._begun()
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        return self._begun()  # on a new connection: the one at hand may have been lost long ago
+
+    def _begun(self) -> Connection:
+        connection = self._engine.connect()
+        try:
+            connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _run_all(self, jobs: Sequence[_Job[Any]], connection: Connection) -> None:
+        if len(jobs) == 1:
+            jobs[0].run(connection)
+            return
+        # By hand, as begin_nested() costs twice as many messages to the database.
+        connection.exec_driver_sql("SAVEPOINT unit")
+        for job in jobs:
+            try:
+                job.run(connection)
+                for statement in self._database.next_savepoint:
+                    connection.exec_driver_sql(statement)
+            except Exception as error:
+                job.error = error
+                try:
+                    connection.exec_driver_sql("ROLLBACK TO SAVEPOINT unit")
+                except SQLAlchemyError as lost:
+                    # The connection is lost, or on a full or failing disk SQLite has taken
+                    # everything back: the work of the jobs before this one is gone, too.
+                    raise OutOfReach from (error if isinstance(error, DBAPIError) else lost)
+
 
 def _announce(jobs: Sequence[_Job[Any]]) -> None:
     for job in jobs:
         job.announce()
-
-
-def _create_private(file: str) -> None:
-    """Make the file for its owner alone; SQLite gives those beside it the same rights."""
-    try:
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))
-    except OSError:
-        pass  # opening the database will say why
-
-
-def _set_pragmas(connection: Any, record: object) -> None:
-    for pragma in _PRAGMAS:
-        connection.execute(pragma)
-
-
-def _leave_transactions_to_us(connection: Any, record: object) -> None:
-    connection.isolation_level = None
-
-
-def _is_in_transaction(connection: Connection) -> bool:
-    driver: Any = connection.connection.dbapi_connection
-    return bool(driver.in_transaction)
-
-
-def _begin_as_writer(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

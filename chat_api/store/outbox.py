@@ -4,13 +4,16 @@ The queue of events that are owed to the realtime server, oldest first.
 Adding belongs to the transaction of what the event announces; taking is the relay's.
 """
 
+import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
+from chat_api.kernel.clock import Clock
+from chat_api.kernel.measures import Measure, Samples
 from chat_api.store.engine import Store, UnitOfWork
 from chat_api.store.tables import OutboxRow
 
@@ -19,6 +22,11 @@ __all__ = ["Backlog", "Outbox", "OwedEvent"]
 
 # Built once: putting a statement together costs more than running it.
 _ADD = insert(OutboxRow)
+_WITHDRAW = delete(OutboxRow).where(
+    OutboxRow.channel.in_(bindparam("channels", expanding=True)),
+    OutboxRow.name == bindparam("name"),
+    OutboxRow.refused_at.is_(None),
+)
 _OLDEST = (
     select(
         OutboxRow.id,
@@ -62,6 +70,10 @@ class Backlog(NamedTuple):
     oldest: datetime | None
     refused: int
 
+    def waited(self, now: datetime) -> float:
+        """Return for how many seconds the oldest event has waited; 0 where none does."""
+        return max(0.0, (now - self.oldest).total_seconds()) if self.oldest is not None else 0.0
+
 
 class Outbox:
     """The outbox table of one store."""
@@ -97,6 +109,10 @@ class Outbox:
             ],
         )
 
+    def withdraw(self, unit: UnitOfWork, *, channels: Sequence[str], name: str) -> None:
+        """Owe no event of this name any more on these channels; one may be on its way already."""
+        unit.connection.execute(_WITHDRAW, {"channels": list(channels), "name": name})
+
     async def oldest(self, limit: int, *, after: int = 0) -> list[OwedEvent]:
         """Return up to `limit` owed events in commit order, of those with an id above `after`."""
         rows = await self._store.all(_OLDEST, {"limit": limit, "after": after})
@@ -116,6 +132,12 @@ class Outbox:
         )
         await self._store.write(lambda unit: unit.connection.execute(refused))
 
+    async def lead(
+        self, work: Callable[[], Coroutine[Any, Any, None]], awake: asyncio.Event
+    ) -> None:
+        """Run `work` while this process is the one that takes; otherwise as `Store.lead`."""
+        await self._store.lead(work, awake)
+
     async def backlog(self) -> Backlog:
         """Count what is owed and what was refused."""
         owed = OutboxRow.refused_at.is_(None)
@@ -124,3 +146,27 @@ class Outbox:
         ).select_from(OutboxRow)
         [(waiting, oldest, total)] = await self._store.all(query)
         return Backlog(waiting, oldest, total - waiting)
+
+    def measures(self, clock: Clock) -> tuple[Measure, ...]:
+        """Return what tells whether events get through."""
+
+        async def events() -> Samples:
+            backlog = await self.backlog()
+            return {("owed",): backlog.owed, ("refused",): backlog.refused}
+
+        async def oldest_seconds() -> Samples:
+            return {(): (await self.backlog()).waited(clock())}
+
+        return (
+            Measure(
+                "outbox_events",
+                "Events that the realtime server does not have yet, or would not take.",
+                events,
+                labels=("state",),
+            ),
+            Measure(
+                "outbox_oldest_seconds",
+                "How long the oldest event has waited for the realtime server.",
+                oldest_seconds,
+            ),
+        )

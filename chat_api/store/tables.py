@@ -10,7 +10,7 @@ __all__ = ["Base", "Id", "OutboxRow", "UtcDateTime"]
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime, also from databases that forget the time zone."""
+    """An aware UTC datetime, also from databases that forget the time zone or have another."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -19,7 +19,9 @@ class UtcDateTime(TypeDecorator[datetime]):
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 _BIG = BigInteger().with_variant(Integer, "sqlite")  # only INTEGER keys count up in SQLite

@@ -1,17 +1,22 @@
-"""A chat API of one's own for each test, with its database and a realtime server to publish to."""
+"""
+A chat API of one's own for each test, with its database and a realtime server to publish to.
+
+A test that uses `database`, or anything that does (`settings`, `world`), runs once on SQLite and
+once on PostgreSQL.
+"""
 
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
-from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
 from tests.chat_api.receiver import RealtimeReceiver
-from tests.chat_api.world import CHEAP_HASHER, World, settings_for
+from tests.chat_api.world import World, chat_api, settings_for
+from tests.support.postgresql import PostgresqlServer, postgresql_server
 
 
 @pytest.fixture(autouse=True)
@@ -19,30 +24,66 @@ def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the settings of whoever runs the tests out of them."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith(("CHAT_", "REVERB_")):
+        if name.startswith(("CHAT_", "REVERB_", "PG")):
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Have every test that uses a database run on each kind."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def seeded_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a database with the demo accounts, to be copied."""
+def postgresql() -> Iterator[PostgresqlServer]:
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seeded_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a file with what every test finds, to be copied."""
     path = tmp_path_factory.mktemp("seeded") / "chat.sqlite3"
-
-    async def make() -> None:
-        settings = settings_for(path, RealtimeReceiver().app)
-        async with (
-            migrated_store(settings) as store,
-            with_accounts(settings, store, hasher=CHEAP_HASHER) as accounts,
-        ):
-            await accounts.seed()
-
-    asyncio.run(make())
+    asyncio.run(_seed(f"sqlite:///{path}"))
     return path
 
 
+@pytest.fixture(scope="session")
+def seeded_postgresql(postgresql: PostgresqlServer) -> Iterator[str]:
+    """Return the name of a database with the same."""
+    with postgresql.database() as name:
+        asyncio.run(_seed(postgresql.url(name)))
+        yield name
+
+
+async def _seed(database: str) -> None:
+    async with chat_api(settings_for(database, RealtimeReceiver().app)):
+        pass
+
+
 @pytest.fixture
-def database(seeded_database: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(seeded_database, tmp_path / "chat.sqlite3"))
+def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Lend a database of the test's own with the demo accounts, by its URL."""
+    if database_kind == "sqlite":
+        seeded = request.getfixturevalue("seeded_sqlite")
+        yield f"sqlite:///{shutil.copy(seeded, tmp_path / 'chat.sqlite3')}"
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        with server.database(request.getfixturevalue("seeded_postgresql")) as name:
+            yield server.url(name)
+
+
+@pytest.fixture
+def empty_database(
+    database_kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[str]:
+    """Lend a database of the test's own with nothing in it, by its URL."""
+    if database_kind == "sqlite":
+        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
+    else:
+        server: PostgresqlServer = request.getfixturevalue("postgresql")
+        with server.database() as name:
+            yield server.url(name)
 
 
 @pytest.fixture
@@ -52,7 +93,7 @@ async def receiver() -> AsyncIterator[RealtimeReceiver]:
 
 
 @pytest.fixture
-def settings(database: Path, receiver: RealtimeReceiver) -> Settings:
+def settings(database: str, receiver: RealtimeReceiver) -> Settings:
     return settings_for(database, receiver.app)
 
 

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import aiohttp
 from argon2 import PasswordHasher
 
+from chat_api.features.support.feature import Timing
+from chat_api.kernel.clock import Clock, system_clock
 from chat_api.realtime.relay import Backoff
 from chat_api.realtime.reverb import ReverbApp
 from chat_api.runtime import ChatApi, running
@@ -19,14 +20,17 @@ SECRET = "3f1c9a7be2d84650b7c1de90aa5f2c68"
 CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
-def settings_for(database: Path, reverb: ReverbApp) -> Settings:
+def settings_for(database: str, reverb: ReverbApp) -> Settings:
+    """Return the settings of an API on the database at this URL."""
     return Settings(
         jwt_secret=SECRET,
         reverb=reverb,
         port=0,
-        database_url=f"sqlite:///{database}",
+        database_url=database,
         seed=True,
         messages_per_minute=0,
+        sessions_per_minute=0,
+        payments_per_minute=0,
     )
 
 
@@ -34,9 +38,17 @@ QUICKLY = Backoff(first=0.01, longest=0.05, return_of_clients=0.1, look_again=0.
 
 
 @asynccontextmanager
-async def chat_api(settings: Settings, backoff: Backoff = QUICKLY) -> AsyncIterator[ChatApi]:
+async def chat_api(
+    settings: Settings,
+    backoff: Backoff = QUICKLY,
+    *,
+    clock: Clock = system_clock,
+    timing: Timing = Timing(),  # noqa: B008 - immutable
+) -> AsyncIterator[ChatApi]:
     """Run an API that hashes cheaply and retries at once."""
-    async with running(settings, hasher=CHEAP_HASHER, backoff=backoff) as api:
+    async with running(
+        settings, hasher=CHEAP_HASHER, clock=clock, backoff=backoff, timing=timing
+    ) as api:
         yield api
 
 

@@ -1,16 +1,11 @@
 """Nothing said is lost: what happens between the outbox and the realtime server."""
 
 import asyncio
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import aiohttp
 from sqlalchemy import select
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -20,14 +15,14 @@ from chat_api.realtime.relay import Backoff, Relay
 from chat_api.realtime.reverb import ReverbClient
 from chat_api.settings import Settings
 from chat_api.store.engine import Store
-from chat_api.store.outbox import Backlog, Outbox
+from chat_api.store.outbox import Outbox
 from chat_api.store.tables import OutboxRow
-from tests.chat_api.client import Client
-from tests.chat_api.receiver import APP_ID, APP_KEY, APP_SECRET, RealtimeReceiver
-from tests.chat_api.world import SECRET, World, chat_api
+from tests.chat_api.api_process import ApiProcess
+from tests.chat_api.receiver import RealtimeReceiver
+from tests.chat_api.speaker import PATIENTLY, relaying
+from tests.chat_api.world import World, chat_api
 
 MESSAGES = "/api/chats/1/messages"
-PATIENTLY = Backoff(first=0.01, longest=0.02, return_of_clients=60, look_again=0.02)
 
 
 def contents(receiver: RealtimeReceiver, channel: str) -> list[str]:
@@ -46,6 +41,19 @@ async def send(world: World, count: int, *, first: int = 0) -> list[str]:
     return texts
 
 
+@contextmanager
+def log_lines() -> Iterator[asyncio.Queue[str]]:
+    """Lend a queue of what is logged meanwhile."""
+    lines: asyncio.Queue[str] = asyncio.Queue()
+
+    def note(logger: object, method: str, entry: EventDict) -> EventDict:
+        lines.put_nowait(entry["event"])
+        return entry
+
+    with capture_logs([note]):
+        yield lines
+
+
 async def backlog(world: World) -> int:
     reply = await world.nobody.get("/actuator/health")
     count: int = reply.body["components"]["relay"]["details"]["backlog"]
@@ -54,55 +62,6 @@ async def backlog(world: World) -> int:
 
 def names(receiver: RealtimeReceiver, channel: str) -> list[str]:
     return [event.name for event in receiver.delivered if event.channel == channel]
-
-
-class Speaker:
-    """Says things through an outbox and a relay of its own, by a clock that stands still."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self.now = datetime(2024, 10, 25, tzinfo=UTC)
-        self._store: Store
-        self._broadcaster: Broadcaster
-
-    @asynccontextmanager
-    async def speaking(
-        self, receiver: RealtimeReceiver, backoff: Backoff, drain: float
-    ) -> AsyncIterator[None]:
-        self._store = Store(self._url)
-        outbox = Outbox(self._store)
-        async with ReverbClient(receiver.app, lambda: self.now) as reverb:
-            relay = Relay(outbox, reverb, lambda: self.now, backoff=backoff)
-            self._broadcaster = Broadcaster(outbox, lambda: self.now, relay.wake)
-            async with relay.running(drain=drain):
-                yield
-        await self._store.close()
-
-    async def say(
-        self, channel: str, name: str, also_to: str = "", lifetime: timedelta | None = None
-    ) -> str:
-        channels = [channel, also_to] if also_to else [channel]
-        event = Event(name, {}, lifetime)
-        await self._store.write(lambda unit: self._broadcaster.publish(unit, channels, event))
-        return name
-
-    async def change(self, statement: str) -> None:
-        await self._store.write(lambda unit: unit.connection.exec_driver_sql(statement))
-
-    async def outbox_when_closed(self) -> Backlog:
-        store = Store(self._url)
-        backlog = await Outbox(store).backlog()
-        await store.close()
-        return backlog
-
-
-@asynccontextmanager
-async def relaying(
-    settings: Settings, receiver: RealtimeReceiver, backoff: Backoff = PATIENTLY, drain: float = 5
-) -> AsyncIterator[Speaker]:
-    speaker = Speaker(settings.database_url)
-    async with speaker.speaking(receiver, backoff, drain):
-        yield speaker
 
 
 async def test_what_is_said_while_the_server_is_away_arrives_once_and_in_order(
@@ -157,39 +116,16 @@ async def test_an_answer_that_never_came_leads_to_the_same_keys_again(world: Wor
 
 
 async def test_a_killed_api_sends_again_under_the_same_keys(
-    database: Path, receiver: RealtimeReceiver, settings: Settings
+    settings: Settings, receiver: RealtimeReceiver
 ) -> None:
     """The server had taken the event and the API died before it could note that down."""
     ready = asyncio.Event()
-    environment = {
-        **os.environ,
-        "CHAT_JWT_SECRET": SECRET,
-        "CHAT_PORT": "0",
-        "CHAT_DATABASE_URL": settings.database_url,
-        "REVERB_APP_ID": APP_ID,
-        "REVERB_APP_KEY": APP_KEY,
-        "REVERB_APP_SECRET": APP_SECRET,
-        "REVERB_PORT": str(receiver.port),
-        "PYTHONPATH": str(Path(__file__).parents[3]),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "chat_api", "serve", env=environment, stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    async with asyncio.timeout(30):
-        line = await process.stderr.readline()
-        url = line.decode().split("url=")[1].split()[0]
-    receiver.answers_late = ready
-    async with aiohttp.ClientSession() as session:
-        nobody = Client(session, url)
-        # The demo accounts' hashes are cheap ones here, and carry their parameters with them.
-        ali = await nobody.log_in("ali@example.com")
-        chat = await ali.post("/api/chats", {"user_id": 2})
-        path = f"/api/chats/{chat.body['id']}/messages"
-        assert (await ali.post(path, {"content": "hi", "tempId": "t"})).status == 201
-    await receiver.until(lambda: len(receiver.received) == 2)
-    process.send_signal(signal.SIGKILL)
-    await process.wait()
+    # The demo accounts' hashes are cheap ones here, and carry their parameters with them.
+    async with ApiProcess.serving(settings) as api:
+        receiver.answers_late = ready
+        await api.say("hi")
+        await receiver.until(lambda: len(receiver.received) == 2)
+        await api.kill()
     ready.set()
     receiver.answers_late = None
 
@@ -360,9 +296,13 @@ async def test_a_second_outage_makes_listeners_awaited_again(
         said = {"a": [await relay.say("a", "1")], "b": [await relay.say("b", "1")]}
         await receiver.hears(1)
 
-        await receiver.go_down()
-        for channel, events in said.items():
-            events.append(await relay.say(channel, "2"))
+        with log_lines() as log:
+            await receiver.go_down()
+            for channel, events in said.items():
+                events.append(await relay.say(channel, "2"))
+            async with asyncio.timeout(10):
+                while not (await log.get()).startswith("The realtime server does not take events"):
+                    pass
         receiver.occupied = {"b"}
         looks = len(receiver.looks)
         await receiver.go_up()
@@ -451,28 +391,38 @@ async def test_stopping_does_not_wait_for_listeners(
     assert (await relay.outbox_when_closed()).owed == 1
 
 
+# Nothing can be taken out of the outbox then, while everything else still works.
+FULL = {
+    "sqlite": [
+        "CREATE TRIGGER refusing BEFORE DELETE ON outbox BEGIN SELECT RAISE(FAIL, 'full'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE EXCEPTION 'full'; END $$",
+        "CREATE TRIGGER refusing BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ],
+}
+LIFTED = {
+    "sqlite": "DROP TRIGGER refusing",
+    "postgresql": "DROP TRIGGER refusing ON outbox",
+}
+
+
 async def test_what_the_server_took_is_not_sent_again_when_the_disk_is_full(
-    settings: Settings, receiver: RealtimeReceiver
+    settings: Settings, receiver: RealtimeReceiver, database_kind: str
 ) -> None:
     receiver.occupied = {"x"}
     async with relaying(settings, receiver) as relay:
-        await relay.change(
-            "CREATE TRIGGER full BEFORE DELETE ON outbox BEGIN SELECT RAISE(FAIL, 'full'); END"
-        )
-        attempts: asyncio.Queue[str] = asyncio.Queue()
-
-        def note(logger: object, method: str, entry: EventDict) -> EventDict:
-            attempts.put_nowait(entry["event"])
-            return entry
-
-        with capture_logs([note]):
+        for statement in FULL[database_kind]:
+            await relay.change(statement)
+        with log_lines() as attempts:
             await relay.say("x", "1")
             async with asyncio.timeout(10):
                 failures = [await attempts.get() for _ in range(4)]
         assert set(failures) == {"The relay failed and tries again"}
         assert len(receiver.received) == 1
 
-        await relay.change("DROP TRIGGER full")
+        await relay.change(LIFTED[database_kind])
         await relay.say("x", "2")
         await receiver.hears(2)
         await relay.say("x", "3")
