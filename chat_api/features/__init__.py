@@ -11,20 +11,44 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from chat_api.kernel.measures import Measure
 from chat_api.kernel.routes import Route
 from chat_api.realtime.channel_rules import ChannelRule
 
-__all__ = ["Feature"]
+__all__ = ["DocumentedEvent", "Feature"]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentedEvent:
+    """
+    An event that listening clients may hear: its name, on which channels, and when.
+
+    `channels` are patterns as in `ChannelRule`; `payload` is the type of its data, and anything
+    msgspec makes a schema of.
+    """
+
+    name: str
+    channels: tuple[str, ...]
+    payload: Any
+    summary: str
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
     """
-    What one feature contributes: rows of HTTP, rows of who may listen where, and demo data.
+    What one feature contributes: rows of HTTP, rows of who may listen where, demo data, measures.
 
-    `seed` makes what is missing of the demo data and returns what there is of it.
+    `seed` makes what is missing of the demo data and returns what there is of it; so does
+    `populate`, for what is made only when somebody asks for it. The rest is for the documentation:
+    a `name` of one lower-case word, what the feature is about in a sentence or a few, and what its
+    clients can hear.
     """
 
     routes: tuple[Route[Any], ...]
     channel_rules: tuple[ChannelRule, ...] = ()
     seed: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+    populate: Callable[[], Awaitable[Mapping[str, Any]]] | None = None
+    measures: tuple[Measure, ...] = ()
+    name: str = ""
+    description: str = ""
+    events: tuple[DocumentedEvent, ...] = ()

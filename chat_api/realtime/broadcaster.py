@@ -24,12 +24,14 @@ class Event:
     Something to tell listening clients.
 
     `data` is anything msgspec encodes as JSON. An event with a `lifetime` is dropped, instead of
-    delivered late, when the server cannot be reached for that long.
+    delivered late, when the server cannot be reached for that long. One that `is_whole_state` says
+    all there is to say: it takes the place of earlier ones of its name that are still waiting.
     """
 
     name: str
     data: Any
     lifetime: timedelta | None = None
+    is_whole_state: bool = False
 
 
 class Broadcaster:
@@ -47,7 +49,8 @@ class Broadcaster:
         self._clock = clock
         self._wake_relay = wake_relay
         namespace = namespace.replace(".", "\\").strip("\\")
-        self._prefix = f"{namespace}\\" if namespace else ""
+        self.prefix: Final = f"{namespace}\\" if namespace else ""
+        """What stands before every name."""
 
     def publish(
         self,
@@ -73,11 +76,13 @@ class Broadcaster:
             raise Unprocessable(
                 f"This is too long to send: {len(data)} bytes of at most {MAX_EVENT_BYTES}."
             )
-        now = self._clock()
+        now, name = self._clock(), self.prefix + event.name
+        if event.is_whole_state:
+            self._outbox.withdraw(unit, channels=channels, name=name)
         self._outbox.add(
             unit,
             channels=channels,
-            name=self._prefix + event.name,
+            name=name,
             data=data.decode(),
             socket_id=except_socket,
             created_at=now,

@@ -31,11 +31,13 @@ class ChannelRule:
 
     `{placeholder...}` stands for anything with dots as well.
 
-    `decide` gets the caller and the placeholders' values, and returns None to refuse.
+    `decide` gets the caller and the placeholders' values, and returns None to refuse. `listeners`
+    says for the documentation whom it lets through.
     """
 
     pattern: str
     decide: Callable[[Identity, Mapping[str, str]], Awaitable[Grant | None]]
+    listeners: str = ""
 
 
 class ChannelRules:

@@ -1,0 +1,195 @@
+"""
+Whether the customer is still there: DISCONNECTED, and the return after it.
+
+The realtime server tells who joins and leaves a conversation's presence channel. A customer whose
+last connection has been gone for a while is said to be disconnected, unless the conversation is
+over; the time they left is kept in the database, so that a restart in between loses nothing.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
+
+import structlog
+from sqlalchemy import and_, bindparam, func, select, update
+
+from chat_api.features.support.events import (
+    conversation_channel,
+    customer_disconnected,
+    system_event,
+)
+from chat_api.features.support.models import SupportConversation
+from chat_api.features.support.records import CONVERSATIONS, conversation_of
+from chat_api.features.support.rules import Conversation, Status
+from chat_api.kernel.clock import Clock
+from chat_api.kernel.errors import Unavailable
+from chat_api.realtime.broadcaster import Broadcaster
+from chat_api.realtime.webhooks import Notice, Webhooks
+from chat_api.store.engine import Store, UnitOfWork
+
+__all__ = ["Attendance", "customer_member"]
+
+_log = structlog.get_logger("chat_api.support")
+
+_TOLD_AFTER = timedelta(seconds=3)  # for so long the server waits whether somebody comes back
+_LOOK_AGAIN = 30.0  # seconds; other processes hear of departures, too
+_PAUSE = 5.0  # seconds before trying again when the database fails
+_AT_ONCE = 100  # customers in one unit of work
+
+_CHANNEL = re.compile(r"presence-conversation\.([0-9a-f-]{36})")
+_MEMBER = re.compile(r"customer:([0-9a-f-]{36})")
+
+_OF_CUSTOMER = CONVERSATIONS.where(
+    SupportConversation.id == bindparam("id"),
+    SupportConversation.customer_id == bindparam("customer"),
+    SupportConversation.status != Status.CLOSED.value,
+)
+_IS_LEAVING = and_(
+    SupportConversation.customer_left_at.is_not(None),
+    SupportConversation.is_customer_away.is_(False),
+    SupportConversation.status != Status.CLOSED.value,
+)
+
+
+def customer_member(customer_id: str) -> str:
+    """Return what a customer is called among the members of a presence channel."""
+    return f"customer:{customer_id}"
+
+
+class Attendance:
+    """
+    The customers of one store, coming and going.
+
+    `hold` is for how long somebody has to be gone. `told_after` is how long the server has waited
+    before it says that somebody left; it counts.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        broadcaster: Broadcaster,
+        clock: Clock,
+        *,
+        hold: timedelta,
+        told_after: timedelta = _TOLD_AFTER,
+    ) -> None:
+        self._store = store
+        self._broadcaster = broadcaster
+        self._clock = clock
+        self._hold = hold
+        self._told_after = told_after
+        self._awake = asyncio.Event()
+
+    def listen_to(self, webhooks: Webhooks) -> None:
+        """Have the server's notices brought here."""
+        webhooks.on("member_added", self.came)
+        webhooks.on("member_removed", self.left)
+
+    async def came(self, notice: Notice) -> None:
+        """Note that somebody joined; if a customer was said to be gone, tell that they are back."""
+        whose = _whose(notice)
+        if whose is None:
+            return
+
+        def note(unit: UnitOfWork) -> None:
+            row = unit.connection.execute(_OF_CUSTOMER, whose).one_or_none()
+            if row is None:
+                return
+            conversation = conversation_of(row)
+            _keep(unit, conversation, left_at=None)
+            if conversation.is_customer_away:
+                channels = [conversation_channel(conversation.id)]
+                event = system_event(conversation, self._clock())
+                self._broadcaster.publish(unit, channels, event)
+
+        await self._store.write(note)
+
+    async def left(self, notice: Notice) -> None:
+        """Note that somebody's last connection has left."""
+        whose = _whose(notice)
+        if whose is None:
+            return
+        # The server's clock may be ahead of ours, but nobody leaves in the future.
+        left_at = min(notice.at, self._clock()) - self._told_after
+
+        def note(unit: UnitOfWork) -> None:
+            row = unit.connection.execute(_OF_CUSTOMER, whose).one_or_none()
+            if row is not None and not row.is_customer_away:
+                _keep(unit, conversation_of(row), left_at=left_at)
+                unit.when_committed(self._awake.set)
+
+        await self._store.write(note)
+
+    async def tell_who_has_gone(self) -> float:
+        """Tell of everybody whose time has come, and return in how many seconds to look again."""
+        [(next_left_at,)] = await self._store.all(
+            select(func.min(SupportConversation.customer_left_at)).where(_IS_LEAVING)
+        )
+        if next_left_at is None:
+            return _LOOK_AGAIN
+        wait = (next_left_at + self._hold - self._clock()).total_seconds()
+        if wait > 0:
+            return min(wait, _LOOK_AGAIN)
+        await self._store.write(self._tell)
+        return 0.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Tell of customers who have gone while the block runs, those of before included."""
+        task = asyncio.create_task(self._watch(), name="attendance")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+    async def _watch(self) -> None:
+        while True:
+            self._awake.clear()
+            wait = _PAUSE
+            try:
+                wait = await self.tell_who_has_gone()
+            except Unavailable:
+                pass  # the store has said so
+            except Exception:
+                _log.exception("Attendance failed and tries again")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._awake.wait()
+
+    def _tell(self, unit: UnitOfWork) -> None:
+        now = self._clock()
+        is_time = SupportConversation.customer_left_at <= now - self._hold
+        rows = unit.connection.execute(CONVERSATIONS.where(_IS_LEAVING, is_time).limit(_AT_ONCE))
+        for row in rows.all():
+            conversation = conversation_of(row)
+            _keep(unit, conversation, left_at=row.customer_left_at, is_away=True)
+            channels = [conversation_channel(conversation.id)]
+            self._broadcaster.publish(unit, channels, customer_disconnected(conversation, now))
+
+
+def _whose(notice: Notice) -> dict[str, str] | None:
+    channel, member = _CHANNEL.fullmatch(notice.channel), _MEMBER.fullmatch(notice.user_id or "")
+    if channel is None or member is None:
+        return None
+    return {"id": channel[1], "customer": member[1]}
+
+
+def _keep(
+    unit: UnitOfWork,
+    conversation: Conversation,
+    *,
+    left_at: datetime | None,
+    is_away: bool = False,
+) -> None:
+    unit.connection.execute(
+        update(SupportConversation)
+        .where(
+            SupportConversation.id == conversation.id,
+            SupportConversation.tenant == conversation.tenant,
+        )
+        .values(customer_left_at=left_at, is_customer_away=is_away)
+    )
