@@ -1,4 +1,4 @@
-"""The `chat-api` command: serve, migrate, create-user."""
+"""The `chat-api` command: serve, migrate, create-user, create-tenant."""
 
 import asyncio
 import os
@@ -10,11 +10,14 @@ from typing import Any
 import click
 from sqlalchemy.exc import DatabaseError
 
+from chat_api.features.tenants.service import Tenants
 from chat_api.kernel.callers import ROLES
-from chat_api.kernel.errors import ChatError
-from chat_api.logs import configure_logs
-from chat_api.runtime import migrated_store, serve, with_accounts
+from chat_api.kernel.clock import system_clock
+from chat_api.kernel.errors import ChatError, Unavailable
+from chat_api.runtime import CannotListen, migrated_store, serve, with_accounts
 from chat_api.settings import Settings, WrongSetting, load_environment
+from chat_api.store.database import UnusableDatabase
+from chat_api.telemetry.logs import configure_logs
 from reverb_py import __version__
 
 __all__ = ["main"]
@@ -32,6 +35,7 @@ def main() -> None:
       CHAT_JWT_SECRET=… REVERB_APP_ID=1001 REVERB_APP_KEY=… REVERB_APP_SECRET=… chat-api serve
       chat-api serve --port 8384 --debug
       chat-api create-user ann@example.com --first-name Ann
+      chat-api create-tenant tenant1.example.com --name "Tenant One"
     """
 
 
@@ -42,7 +46,7 @@ def main() -> None:
 def serve_command(host: str | None, port: int | None, debug: bool) -> None:
     """Serve until interrupted, bringing the database up to date first."""
     settings = _settings_or_exit(host, port)
-    configure_logs(debug=debug)
+    configure_logs(debug=debug, as_json=settings.logs_as_json)
 
     async def run() -> None:
         stop = asyncio.Event()
@@ -54,13 +58,8 @@ def serve_command(host: str | None, port: int | None, debug: bool) -> None:
                 signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
         try:
             await serve(settings, stop)
-        except OSError as error:
-            # asyncio's words repeat the address in front of the reason.
-            reason = (error.strerror or str(error)).rpartition(": ")[2]
-            raise click.ClickException(
-                f"can't listen on {settings.host}:{settings.port}: {reason} "
-                "(choose another with --port or CHAT_PORT)"
-            ) from None
+        except CannotListen as error:
+            raise click.ClickException(str(error)) from None
 
     _run(run)
 
@@ -69,7 +68,7 @@ def serve_command(host: str | None, port: int | None, debug: bool) -> None:
 def migrate() -> None:
     """Bring the database up to date and exit."""
     settings = _settings_or_exit()
-    configure_logs(debug=False)
+    configure_logs(debug=False, as_json=settings.logs_as_json)
 
     async def run() -> None:
         async with migrated_store(settings):
@@ -90,7 +89,7 @@ def create_user(
 ) -> None:
     """Open an account for EMAIL."""
     settings = _settings_or_exit()
-    configure_logs(debug=False)
+    configure_logs(debug=False, as_json=settings.logs_as_json)
 
     async def run() -> None:
         async with migrated_store(settings) as store, with_accounts(settings, store) as accounts:
@@ -110,6 +109,25 @@ def create_user(
     _run(run)
 
 
+@main.command("create-tenant")
+@click.argument("domain")
+@click.option("--name", default="", help="What people know the tenant as.")
+def create_tenant(domain: str, name: str) -> None:
+    """Make DOMAIN a tenant, before anybody has asked for help there."""
+    settings = _settings_or_exit()
+    configure_logs(debug=False, as_json=settings.logs_as_json)
+
+    async def run() -> None:
+        async with migrated_store(settings) as store:
+            try:
+                registered = await Tenants(store, system_clock).register(domain, name)
+            except ChatError as error:
+                raise click.ClickException(error.message) from None
+            click.echo(f"{registered} is a tenant.")
+
+    _run(run)
+
+
 def _settings_or_exit(host: str | None = None, port: int | None = None) -> Settings:
     try:
         environment = load_environment(os.environ, Path.cwd())
@@ -122,10 +140,13 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(main())
-    except DatabaseError as error:
+    except (DatabaseError, UnusableDatabase) as error:
+        reason = error.orig if isinstance(error, DatabaseError) else error
         raise click.ClickException(
-            f"can't use the database at CHAT_DATABASE_URL: {error.orig}"
+            f"can't use the database at CHAT_DATABASE_URL: {reason}"
         ) from None
+    except Unavailable as error:
+        raise click.ClickException(error.message) from None
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

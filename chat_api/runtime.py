@@ -6,35 +6,50 @@ Nothing here decides anything. What runs is what `running` puts together, in tes
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
 from aiohttp import web
 from argon2 import PasswordHasher
 
+from chat_api.features import Feature
 from chat_api.features.auth.passwords import Passwords
 from chat_api.features.auth.routes import auth_feature
 from chat_api.features.auth.service import Accounts
 from chat_api.features.auth.tokens import Tokens
 from chat_api.features.chats.routes import chats_feature
 from chat_api.features.chats.service import Chats
+from chat_api.features.notifications.delivery import PushDelivery, Retries
+from chat_api.features.notifications.fcm import FcmClient
+from chat_api.features.notifications.routes import notifications_feature
+from chat_api.features.notifications.service import Devices, Pushes
+from chat_api.features.support.feature import Support, Timing
+from chat_api.features.support.service import Limits
+from chat_api.features.tenants.service import Tenants
+from chat_api.features.wallet.routes import wallet_feature
+from chat_api.features.wallet.service import Wallets
 from chat_api.kernel.clock import Clock, system_clock
 from chat_api.kernel.throttling import Throttle
 from chat_api.realtime.broadcaster import Broadcaster
 from chat_api.realtime.channel_rules import ChannelRules
 from chat_api.realtime.relay import Backoff, Relay
 from chat_api.realtime.reverb import ReverbClient
+from chat_api.realtime.webhooks import Webhooks
 from chat_api.settings import Settings
 from chat_api.store.engine import Store
 from chat_api.store.outbox import Outbox
+from chat_api.telemetry.metrics import Metrics, open_conversations
 from chat_api.web.app import create_app
+from chat_api.web.documentation import documentation_feature
 from chat_api.web.health import health_route
+from chat_api.web.openapi import Deployment
 from chat_api.web.proxies import TrustedProxies
 from chat_api.web.seeding import seed_everything, seed_route
+from reverb_py import __version__
 
-__all__ = ["ChatApi", "migrated_store", "running", "serve", "with_accounts"]
+__all__ = ["CannotListen", "ChatApi", "migrated_store", "running", "serve", "with_accounts"]
 
 _log = structlog.get_logger("chat_api")
 
@@ -43,13 +58,19 @@ _DRAIN = 3.0  # seconds that the relay gets after that
 _SILENCE = 75.0  # seconds that a client may take for its (next) request; most proxies give 60
 
 
+class CannotListen(Exception):
+    """An address can't be listened on; the text is one line: which, why and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatApi:
-    """A chat API that is up, at `url`."""
+    """A chat API that is up, at `url`, with everything it serves; its metrics may be elsewhere."""
 
     url: str
     accounts: Accounts
     store: Store
+    features: tuple[Feature, ...]
+    metrics_url: str | None
 
 
 @asynccontextmanager
@@ -95,27 +116,47 @@ async def running(
     hasher: PasswordHasher | None = None,
     clock: Clock = system_clock,
     backoff: Backoff = Backoff(),  # noqa: B008 - immutable
+    retries: Retries = Retries(),  # noqa: B008 - immutable
     silence: float = _SILENCE,
+    timing: Timing = Timing(),  # noqa: B008 - immutable
 ) -> AsyncIterator[ChatApi]:
     """
     Run a chat API while the block runs; port 0 takes a free one.
 
     A connection that has not sent the head of a request within `silence` seconds, from its start or
     from the last answer, is closed. On the way out the API stops listening, lets requests finish,
-    gives the relay a moment to empty the outbox, and closes the database.
+    ends what it does by itself, gives push notifications and the relay a moment each to send what
+    is left, stops showing metrics, and closes the database.
 
     Raises:
-        OSError: It cannot listen.
+        CannotListen: Not on one of its addresses.
     """
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(migrated_store(settings))
         accounts = await stack.enter_async_context(
             with_accounts(settings, store, hasher=hasher, clock=clock)
         )
+        metrics = metrics_url = None
+        if settings.metrics_port is not None:
+            metrics = Metrics(__version__)
+            with _explained(settings.metrics_host, settings.metrics_port, "CHAT_METRICS_PORT"):
+                serving = metrics.served(settings.metrics_host, settings.metrics_port)
+                port = await stack.enter_async_context(serving)
+            metrics_url = f"{_url(settings.metrics_host, port)}/metrics"
         outbox = Outbox(store)
         reverb = await stack.enter_async_context(ReverbClient(settings.reverb, clock))
         relay = Relay(outbox, reverb, clock, backoff=backoff)
         await stack.enter_async_context(relay.running(drain=_DRAIN))
+
+        delivery = None
+        if settings.service_account is not None:
+            fcm = await stack.enter_async_context(
+                FcmClient(settings.service_account, settings.fcm_url, clock)
+            )
+            delivery = PushDelivery(store, fcm, clock, retries=retries)
+            await stack.enter_async_context(delivery.running(drain=_DRAIN))
+        pushes = Pushes(clock, None if delivery is None else delivery.wake)
+        devices = Devices(store, clock)
 
         broadcaster = Broadcaster(outbox, clock, relay.wake, settings.event_namespace)
         rules = ChannelRules()
@@ -127,6 +168,36 @@ async def running(
             messages=Throttle(limit, 60, "You are sending too fast.", clock),
             typing=Throttle(limit, 60, "You are typing too fast.", clock),
         )
+        wallets = Wallets(
+            store,
+            broadcaster,
+            clock,
+            currency=settings.wallet_currency,
+            payments=Throttle(settings.payments_per_minute, 60, "You are paying too often.", clock),
+        )
+        starts_too_often = "Too many conversations are started from your address."
+        support = Support.on(
+            store,
+            broadcaster,
+            clock,
+            tenants=Tenants(store, clock, own_hosts=settings.own_hosts),
+            tokens=Tokens(settings.jwt_secret, settings.jwt_lifetime, clock),
+            devices=devices,
+            pushes=pushes,
+            limits=Limits(
+                settings.conversations_by_agent,
+                starts=Throttle(settings.sessions_per_minute, 60, starts_too_often, clock),
+                starts_anywhere=Throttle(
+                    settings.sessions_per_minute * 10, 60, starts_too_often, clock
+                ),
+                messages=Throttle(limit, 60, "You are sending too fast.", clock),
+            ),
+            secret=settings.jwt_secret,
+            keep_for=settings.retention,
+            timing=timing,
+        )
+        await stack.enter_async_context(support.running())
+        webhooks = Webhooks(settings.reverb.key, settings.reverb.secret)
         features = (
             auth_feature(
                 accounts,
@@ -135,18 +206,38 @@ async def running(
                 app_secret=settings.reverb.secret,
             ),
             chats_feature(chats),
+            wallet_feature(wallets),
+            support.feature(webhooks),
+            notifications_feature(store, devices, () if delivery is None else delivery.measures()),
         )
         for feature in features:
             rules.add(feature.channel_rules)
-        routes = [route for feature in features for route in feature.routes]
-        routes.append(health_route(store, outbox, reverb, clock))
+        if metrics is not None:
+            metrics.watch((*store.measures(), *outbox.measures(clock), *relay.measures()))
+            metrics.watch((open_conversations(store),))
+            for feature in features:
+                metrics.watch(feature.measures)
+        operations = [health_route(store, outbox, relay, reverb, clock), webhooks.route()]
         if settings.seed:
             await seed_everything(features)
-            routes.append(seed_route(features))
+            operations.append(seed_route(features))
         proxies = TrustedProxies(settings.trusted_proxies, settings.auth == "proxy")
+        for_operators = Feature(
+            tuple(operations), name="operations", description="For those who run the API."
+        )
+        documented = [*features, for_operators]
+        documented.append(
+            documentation_feature(
+                documented,
+                Deployment(__version__, proxies.vouch_for_people, broadcaster.prefix),
+            )
+        )
+        routes = [route for feature in documented for route in feature.routes]
 
         runner = web.AppRunner(
-            create_app(routes, accounts.authenticate, proxies),
+            create_app(
+                routes, accounts.authenticate, proxies, metrics.answered if metrics else None
+            ),
             access_log=None,
             keepalive_timeout=silence,
             shutdown_timeout=_FINISH_REQUESTS,
@@ -154,10 +245,26 @@ async def running(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-        await site.start()
+        with _explained(settings.host, settings.port, "--port or CHAT_PORT"):
+            await site.start()
         host, port = runner.addresses[0][:2]
-        host = f"[{host}]" if ":" in host else host
-        yield ChatApi(f"http://{host}:{port}", accounts, store)
+        yield ChatApi(_url(host, port), accounts, store, tuple(documented), metrics_url)
+
+
+@contextmanager
+def _explained(host: str, port: int, how: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # asyncio's words repeat the address in front of the reason.
+        reason = (error.strerror or str(error)).rpartition(": ")[2]
+        raise CannotListen(
+            f"can't listen on {host}:{port}: {reason} (choose another with {how})"
+        ) from error
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
@@ -169,6 +276,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             "The chat API is up",
             url=api.url,
             realtime_server=f"{settings.reverb.host}:{settings.reverb.port}",
+            **({} if api.metrics_url is None else {"metrics": api.metrics_url}),
         )
         await stop.wait()
         _log.info("Stopping: finishing requests and sending what is left")

@@ -12,11 +12,16 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, Self, TypeVar
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
+from chat_api.features.notifications.fcm import ServiceAccount
 from chat_api.kernel.callers import Network
+from chat_api.kernel.errors import Malformed
+from chat_api.kernel.tenants import checked_tenant
 from chat_api.realtime.reverb import ReverbApp
+from chat_api.store.engine import database_at
 
 __all__ = ["Settings", "WrongSetting", "load_environment"]
 
@@ -64,7 +69,7 @@ class Settings:
     reverb: ReverbApp = field(repr=False)
     host: str = "127.0.0.1"
     port: int = 8383
-    database_url: str = "sqlite:///chat.sqlite3"
+    database_url: str = field(default="sqlite:///chat.sqlite3", repr=False)
     jwt_lifetime: timedelta = timedelta(days=1)
     seed: bool = False
     event_namespace: str = ""
@@ -72,8 +77,28 @@ class Settings:
     """Of one sender; typing signals are counted apart, by the same limit. Zero: no limit."""
     logins_per_minute: int = 10
     """Failed ones for one account; ten times as many from one address. Zero: no limit."""
+    sessions_per_minute: int = 60
+    """Attempts to start a support conversation, of one address at one tenant; ten times as many at
+    all tenants together. Zero: no limit."""
+    conversations_by_agent: int = 3
+    """How many support conversations an agent may have at a time. Zero: no limit."""
+    retention: timedelta | None = None
+    """How long closed support conversations are kept; None is for ever."""
+    payments_per_minute: int = 60
+    """Of one payer. Zero: no limit."""
+    wallet_currency: str = "USD"
+    """ISO 4217. Wallets in another currency are kept, and not seen."""
+    service_account: ServiceAccount | None = None
+    """Who sends push notifications; without one there are none."""
+    fcm_url: str = "https://fcm.googleapis.com"
+    logs_as_json: bool = False
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
+    """Where Prometheus finds metrics; None: nowhere."""
     auth: str = "jwt"
     """`jwt`, or `proxy`: the deployment's own proxy says who asks about support conversations."""
+    own_hosts: frozenset[str] = frozenset()
+    """Names of the API itself: a request sent there is about every tenant its token names."""
     trusted_proxies: tuple[Network, ...] = ()
     """Who may say for whom they speak (X-Forwarded-For, and X-Participant-Id with `proxy`)."""
 
@@ -117,6 +142,7 @@ class Settings:
             jwt_lifetime=read("CHAT_JWT_TTL", _lifetime, cls.jwt_lifetime),
             seed=seed,
             auth=auth,
+            own_hosts=read("CHAT_OWN_HOSTS", _domains, cls.own_hosts),
             trusted_proxies=trusted_proxies,
             event_namespace=read("CHAT_EVENT_NAMESPACE", _namespace, cls.event_namespace),
             messages_per_minute=read(
@@ -125,6 +151,22 @@ class Settings:
             logins_per_minute=read(
                 "CHAT_LOGINS_PER_MINUTE", _whole(0, 1_000_000), cls.logins_per_minute
             ),
+            sessions_per_minute=read(
+                "CHAT_SESSIONS_PER_MINUTE", _whole(0, 1_000_000), cls.sessions_per_minute
+            ),
+            conversations_by_agent=read(
+                "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT", _whole(0, 1_000), cls.conversations_by_agent
+            ),
+            retention=read.optional("CHAT_RETENTION_DAYS", _days),
+            payments_per_minute=read(
+                "CHAT_PAYMENTS_PER_MINUTE", _whole(0, 1_000_000), cls.payments_per_minute
+            ),
+            wallet_currency=read("CHAT_WALLET_CURRENCY", _currency, cls.wallet_currency),
+            logs_as_json=read("CHAT_LOG_FORMAT", _one_of("text", "json"), "text") == "json",
+            metrics_host=read("CHAT_METRICS_HOST", _host, cls.metrics_host),
+            metrics_port=read.optional("CHAT_METRICS_PORT", _whole(0, 65535)),
+            service_account=read.optional("CHAT_FCM_CREDENTIALS", _service_account),
+            fcm_url=read("CHAT_FCM_URL", _secret_keeping_url, cls.fcm_url),
             reverb=ReverbApp(
                 app_id=read("REVERB_APP_ID", _word),
                 key=read("REVERB_APP_KEY", _word),
@@ -153,6 +195,13 @@ class _Reader:
             if default is None:
                 raise WrongSetting(f"{name} must be set, in the environment or in .env")
             return default
+        return self._parsed(name, text, parse)
+
+    def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
+        text = self._environment.get(name)
+        return None if text is None else self._parsed(name, text, parse)
+
+    def _parsed(self, name: str, text: str, parse: Callable[[str], T]) -> T:
         try:
             return parse(text)
         except ValueError as error:
@@ -180,6 +229,10 @@ def _lifetime(text: str) -> timedelta:
     return timedelta(seconds=_whole(60, 366 * 86_400)(text))
 
 
+def _days(text: str) -> timedelta | None:
+    return timedelta(days=_whole(0, 36_500)(text)) or None
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text in words:
@@ -187,6 +240,13 @@ def _one_of(*words: str) -> Callable[[str], str]:
         raise ValueError(f"must be {' or '.join(words)}, not {text!r}")
 
     return parse
+
+
+def _domains(text: str) -> frozenset[str]:
+    try:
+        return frozenset(checked_tenant(part) for part in text.split(",") if part.strip())
+    except Malformed:
+        raise ValueError(f"must be host names with commas between, not {text!r}") from None
 
 
 def _networks(text: str) -> tuple[Network, ...]:
@@ -220,18 +280,38 @@ def _host(text: str) -> str:
     return text
 
 
+def _currency(text: str) -> str:
+    if not re.fullmatch(r"[A-Z]{3}", text):
+        raise ValueError(f"must be an ISO 4217 code such as USD, not {text!r}")
+    return text
+
+
 def _namespace(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.\\]{1,100}", text):
         raise ValueError(f"must look like App\\Events or App.Events, not {text!r}")
     return text
 
 
+def _service_account(text: str) -> ServiceAccount:
+    return ServiceAccount.from_file(Path(_text(text)))
+
+
+def _secret_keeping_url(text: str) -> str:
+    try:
+        url = urlsplit(text)
+        host = url.hostname or ""
+        is_address = url.scheme in ("http", "https") and url.port != 0
+    except ValueError:
+        is_address = False
+    if not is_address or not host or url.path.strip("/") or url.query or url.fragment:
+        raise ValueError(f"must be an address such as https://fcm.googleapis.com, not {text!r}")
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ValueError("must begin with https://, as access tokens are sent there")
+    return text.rstrip("/")
+
+
 def _database_url(text: str) -> str:
-    path = text.removeprefix("sqlite:///")
-    if path == text or not path or "?" in path:
-        raise ValueError("must be sqlite:///PATH, the only kind of database so far")
-    if path == ":memory:" or path.startswith("file:"):
-        raise ValueError("must name a file: what is said would be lost with the process")
+    database_at(text)
     return text
 
 

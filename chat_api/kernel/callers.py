@@ -68,11 +68,13 @@ class Participant:
     Somebody whom the deployment's own proxy let in (`CHAT_AUTH=proxy`), customer or agent.
 
     `id` and `name` are what it wrote into X-Participant-Id and X-Participant-Name; None where it
-    wrote nothing, and then it is the proxy's word that the request is in order.
+    wrote nothing, and then it is the proxy's word that the request is in order. `tenant` is the
+    one that the request names, empty where it names none.
     """
 
     id: str | None
     name: str | None
+    tenant: str
 
 
 Identity = Caller | Visitor | Participant

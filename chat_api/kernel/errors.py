@@ -11,18 +11,24 @@ __all__ = [
     "ChatError",
     "Conflict",
     "Forbidden",
+    "Gone",
     "Malformed",
     "MethodNotAllowed",
     "NotFound",
     "TooLarge",
     "TooMany",
     "Unauthenticated",
+    "Unavailable",
     "Unprocessable",
 ]
 
 
 class ChatError(Exception):
-    """A failure the caller is told about. `code` is stable, the message may change."""
+    """
+    Something went wrong that is not the caller's fault.
+
+    The base of every failure that callers are told about. `code` is stable, the message may change.
+    """
 
     status: ClassVar[int] = 500
     default_code: ClassVar[str] = "internal"
@@ -86,6 +92,12 @@ class Conflict(ChatError):
     status, default_code = 409, "conflict"
 
 
+class Gone(ChatError):
+    """What the request is about is over and will not come back."""
+
+    status, default_code = 410, "gone"
+
+
 class TooLarge(ChatError):
     """The body is longer than the server reads."""
 
@@ -99,11 +111,33 @@ class Unprocessable(ChatError):
 
 
 class TooMany(ChatError):
-    """The caller is too fast; `retry_after` is in whole seconds, at least one."""
+    """
+    The caller is too fast.
+
+    `retry_after` is in whole seconds, at least one.
+    """
 
     status, default_code = 429, "too_many_requests"
 
     def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Retry-After": str(self.retry_after)}
+
+
+class Unavailable(ChatError):
+    """
+    Something the API can't do without is out of reach.
+
+    `retry_after` is in whole seconds, at least one.
+    """
+
+    status, default_code = 503, "unavailable"
+
+    def __init__(self, message: str, *, retry_after: int = 5) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 

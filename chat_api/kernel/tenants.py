@@ -12,8 +12,12 @@ __all__ = ["MAX_TENANT", "RequestedTenant", "checked_tenant", "requested_tenant"
 MAX_TENANT: Final = 150
 """Characters of a tenant's domain; channel names, which contain it, may have 200."""
 
-_DOMAIN = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
-_IPV6 = re.compile(r"\[([0-9a-f:.]+)\]")
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_PORT: Final = r"(?::[0-9]*)?"
+# With ASCII no letter of another alphabet passes for the one it looks like in lower case.
+_FLAGS: Final = re.ASCII | re.IGNORECASE
+_HOST = re.compile(rf"({_LABEL}(?:\.{_LABEL})*)\.?{_PORT}", _FLAGS)
+_IPV6 = re.compile(rf"\[([0-9a-f:]{{2,39}})\]{_PORT}", _FLAGS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +40,12 @@ def checked_tenant(text: str) -> str:
     Raises:
         Malformed: It is no domain, or has more than `MAX_TENANT` characters.
     """
-    host = text.strip().lower()
-    if match := _IPV6.match(host):
-        # A channel name cannot hold colons, and neither can the name of a queue.
-        host = match[1].replace(":", "_")
-    else:
-        host = host.partition(":")[0].removesuffix(".")
-    if len(host) > MAX_TENANT or not _DOMAIN.fullmatch(host):
+    host = text.strip()
+    match = _HOST.fullmatch(host) or _IPV6.fullmatch(host)
+    if match is None or len(match[1]) > MAX_TENANT:
         raise Malformed("The tenant must be a domain such as tenant1.example.com.")
-    return host
+    # The colons of an IPv6 address: the names of channels, which contain the tenant's, have none.
+    return match[1].lower().replace(":", "_")
 
 
 def requested_tenant(named: str | None, host: str | None, origin: str | None) -> RequestedTenant:

@@ -2,19 +2,22 @@
 
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
+from structlog.contextvars import bound_contextvars
 
 from chat_api.kernel.errors import ChatError, MethodNotAllowed, NotFound, TooLarge
-from chat_api.kernel.routes import Route
+from chat_api.kernel.routes import Answer, Route
 from chat_api.web.parsing import MAX_BODY_BYTES, Authenticate, RequestReader
 from chat_api.web.proxies import TrustedProxies
 
-__all__ = ["create_app"]
+__all__ = ["OnAnswer", "create_app"]
 
 _log = structlog.get_logger("chat_api.web")
 
@@ -37,19 +40,24 @@ _PREFLIGHT: Final = {
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+OnAnswer = Callable[[str, str | None, int, float], None]
+"""Is told the method, the template of the path (None without a route), status and seconds."""
+
 
 def create_app(
     routes: Iterable[Route[Any]],
     authenticate: Authenticate,
     proxies: TrustedProxies = TrustedProxies(),  # noqa: B008 - immutable
+    on_answer: OnAnswer | None = None,
 ) -> web.Application:
     """
-    Return an application that serves `routes`.
+    Return an application that serves `routes`, and tells `on_answer` of each request it answered.
 
     Every failure is `{"code", "message"}` with its status, also those aiohttp raises itself; what
     nobody foresaw is logged with its traceback and answered 500 without details.
     """
-    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_frame])
+    frame = _frame(proxies, on_answer)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[frame])
     for route in routes:
         app.router.add_route(route.method, route.path, _handler(route, authenticate, proxies))
     return app
@@ -59,49 +67,57 @@ def _handler(route: Route[Any], authenticate: Authenticate, proxies: TrustedProx
     reader = RequestReader(route, authenticate, proxies)
 
     async def handle(request: web.Request) -> web.StreamResponse:
-        answer = await route.handler(await reader.read(request))
-        return _json(answer.body, answer.status)
+        return _response(await route.handler(await reader.read(request)))
 
     return handle
 
 
-@web.middleware
-async def _frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    given_id = request.headers.get("X-Request-ID", "")
-    request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
-    if request.method == "OPTIONS":
-        response: web.StreamResponse = web.Response(status=204, headers=_PREFLIGHT)
-    else:
-        try:
-            response = await handler(request)
-        except ChatError as error:
-            response = _failure(error)
-        except web.HTTPException as error:
-            response = _failure(_as_chat_error(error), error.status)
-        except Exception:
-            _log.exception(
-                "Request failed",
+def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None) -> Middleware:
+    @web.middleware
+    async def frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        given_id = request.headers.get("X-Request-ID", "")
+        request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
+        # Every line that is logged on behalf of this request carries it.
+        with bound_contextvars(request_id=request_id):
+            response = await _answered(request, handler, request_id)
+            response.headers.update(_CORS)
+            response.headers["X-Request-ID"] = request_id
+            response.headers["Server"] = "chat-api"
+            seconds = time.perf_counter() - started
+            # Path only: a query string may hold what should not be kept. As it was sent: decoded,
+            # it could hold what moves the cursor of the terminal it is read on.
+            _log.debug(
+                "Request",
                 method=request.method,
                 path=request.rel_url.raw_path,
-                request_id=request_id,
+                status=response.status,
+                address=proxies.client_address(request.remote or "", request.headers),
+                milliseconds=round(seconds * 1000, 1),
             )
-            response = _failure(
-                ChatError(f"Something went wrong here. Report it with the id {request_id}.")
-            )
-    response.headers.update(_CORS)
-    response.headers["X-Request-ID"] = request_id
-    response.headers["Server"] = "chat-api"
-    # Path only: a query string may hold what should not be kept. As it was sent: decoded, it could
-    # hold what moves the cursor of the terminal it is read on.
-    _log.debug(
-        "Request",
-        method=request.method,
-        path=request.rel_url.raw_path,
-        status=response.status,
-        address=request.remote,
-        request_id=request_id,
-    )
-    return response
+        if on_answer is not None:
+            resource = request.match_info.route.resource
+            template = None if resource is None else resource.canonical
+            on_answer(request.method, template, response.status, seconds)
+        return response
+
+    return frame
+
+
+async def _answered(request: web.Request, handler: _Handler, request_id: str) -> web.StreamResponse:
+    if request.method == "OPTIONS":
+        return web.Response(status=204, headers=_PREFLIGHT)
+    try:
+        return await handler(request)
+    except ChatError as error:
+        return _failure(error)
+    except web.HTTPException as error:
+        return _failure(_as_chat_error(error), error.status)
+    except Exception:
+        _log.exception("Request failed", method=request.method, path=request.rel_url.raw_path)
+        return _failure(
+            ChatError(f"Something went wrong here. Report it with the id {request_id}.")
+        )
 
 
 def _as_chat_error(error: web.HTTPException) -> ChatError:
@@ -118,14 +134,16 @@ def _as_chat_error(error: web.HTTPException) -> ChatError:
 
 
 def _failure(error: ChatError, status: int | None = None) -> web.Response:
-    response = _json({"code": error.code, "message": error.message}, status or error.status)
-    response.headers.update(error.headers)
-    return response
+    body = {"code": error.code, "message": error.message}
+    return _response(Answer(body, status or error.status, error.headers))
 
 
-def _json(body: object, status: int) -> web.Response:
-    if status == 204:
-        return web.Response(status=204)
-    return web.Response(
-        body=msgspec.json.encode(body), status=status, content_type="application/json"
-    )
+def _response(answer: Answer) -> web.Response:
+    if answer.status in (204, 304):
+        return web.Response(status=answer.status, headers=answer.headers)
+    if answer.media_type is None:
+        content, media_type = msgspec.json.encode(answer.body), "application/json"
+    else:
+        content, media_type = answer.body, answer.media_type
+    headers = {"Content-Type": media_type, **answer.headers}
+    return web.Response(body=content, status=answer.status, headers=headers)

@@ -22,6 +22,8 @@ _MAX_FORM_FIELDS = 100
 _BODY_TIMEOUT = 30  # seconds
 _MAX_DEPTH = 64
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
 # Possessive, and matching unfinished strings too: no body makes it go back and try again.
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
@@ -51,10 +53,12 @@ class RequestReader(Generic[Input]):
         Raises:
             Unauthenticated: The route needs a valid token.
             Forbidden: The token is of somebody whom the route does not answer.
-            Malformed: The input is unreadable, or did not arrive in time.
+            Malformed: The input, or a header that the route reads, is unreadable; or the body did
+                not arrive in time.
             TooLarge: The body is longer than the server reads.
         """
         identity = await self._identity(request)
+        self._check_headers(request)
         socket_id = request.headers.get(Header.SOCKET_ID.value, "")
         body = b"" if request.method == "GET" else await _body(request)
         return Call(
@@ -70,11 +74,16 @@ class RequestReader(Generic[Input]):
     async def _identity(self, request: web.Request) -> Identity | None:
         audience = self._route.audience
         vouched = None
-        if audience is not Audience.ACCOUNT and "Authorization" not in request.headers:
+        if audience is not Audience.ACCOUNT:
             vouched = self._proxies.participant(request.remote or "", request.headers)
-        if audience is Audience.ANYONE or vouched is not None:
+        if audience is Audience.ANYONE:
             return vouched
-        identity = await self._authenticate(_bearer_token(request))
+        try:
+            identity = await self._authenticate(_bearer_token(request))
+        except Unauthenticated:
+            if vouched is None:
+                raise
+            return vouched  # a token that is not ours is the proxy's own
         if audience is Audience.PARTIES:
             return identity
         if isinstance(identity, Visitor):
@@ -82,6 +91,13 @@ class RequestReader(Generic[Input]):
         if audience is Audience.STAFF and not identity.is_staff:
             raise Forbidden("This is for agents and supervisors.")
         return identity
+
+    def _check_headers(self, request: web.Request) -> None:
+        for header in self._route.headers:
+            value = request.headers.get(header.value, "")
+            # Bytes that are not UTF-8 arrive as lone surrogates, which nothing can store or send.
+            if not value.isascii() and _SURROGATE.search(value):
+                raise Malformed(f"{header.value} must be in UTF-8.")
 
     def _input(self, request: web.Request, body: bytes) -> Input:
         wanted = self._route.input
@@ -95,7 +111,7 @@ class RequestReader(Generic[Input]):
         if _is_nested_deeply(body):
             raise Malformed(f"The body must not be nested deeper than {_MAX_DEPTH}.")
         try:
-            return self._decoder.decode(body if body.strip() else b"{}")
+            return self._decoder.decode(body or b"{}")
         except msgspec.ValidationError as error:
             raise Malformed(f"The body does not fit: {error}.") from None
         except (msgspec.DecodeError, UnicodeDecodeError):

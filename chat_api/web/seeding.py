@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from chat_api.features import Feature
-from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
+from chat_api.kernel.routes import Answer, Audience, Call, Example, NoInput, Route
 
 __all__ = ["seed_everything", "seed_route"]
 
@@ -22,7 +22,12 @@ def seed_route(features: Iterable[Feature]) -> Route[NoInput]:
     """Return the route, which belongs only where demo accounts may be."""
 
     async def seed(call: Call[NoInput]) -> Answer:
-        return Answer(await seed_everything(features))
+        """Answers what there is of it afterwards, by what it is: `users`, `wallets` and so on."""
+        made = await seed_everything(features)
+        for feature in features:
+            if feature.populate is not None:
+                made.update(await feature.populate())
+        return Answer(made)
 
     return Route(
         "POST",
@@ -31,5 +36,6 @@ def seed_route(features: Iterable[Feature]) -> Route[NoInput]:
         seed,
         Audience.ANYONE,
         summary="Make what is missing of the demo data",
-        answers={200: dict[str, Any]},
+        answers={200: dict[str, list[Any]]},
+        examples=(Example(),),
     )

@@ -2,11 +2,14 @@
 
 import asyncio
 import errno
+import json
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -113,6 +116,59 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(tmp_path: Path) -> No
     )
 
 
+def test_a_taken_port_for_metrics_is_named_as_such(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, output = run("serve", tmp_path=tmp_path, CHAT_METRICS_PORT=str(port))
+
+    reason = os.strerror(errno.EADDRINUSE).lower()
+    assert (code, output.splitlines()[-1]) == (
+        1,
+        f"Error: can't listen on 127.0.0.1:{port}: {reason} "
+        "(choose another with CHAT_METRICS_PORT)",
+    )
+
+
+async def test_as_json_every_line_of_a_run_is_an_object(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "chat_api",
+        "serve",
+        "--debug",
+        env={
+            **os.environ,
+            **ENVIRONMENT,
+            "CHAT_LOG_FORMAT": "json",
+            "CHAT_METRICS_PORT": "0",
+            "PYTHONPATH": ROOT,
+        },
+        cwd=tmp_path,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        lines = [json.loads(await process.stderr.readline())]
+        while "url" not in lines[-1]:
+            lines.append(json.loads(await process.stderr.readline()))
+        up = lines[-1]
+        async with aiohttp.ClientSession() as session:
+            headers = {"X-Request-ID": "one-of-ours"}
+            async with session.get(f"{up['url']}/api/user", headers=headers) as response:
+                assert response.status == 401
+            async with session.get(up["metrics"]) as response:
+                assert response.status == 200
+        process.send_signal(signal.SIGTERM)
+        rest = (await process.stderr.read()).decode().splitlines()
+        lines += [json.loads(line) for line in rest]
+        assert await process.wait() == 0
+
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+    [access] = [line for line in lines if line.get("request_id") == "one-of-ours"]
+    assert (access["event"], access["level"], access["status"]) == ("Request", "debug", 401)
+    assert [line["event"] for line in lines if line["level"] == "info"][-1] == "Stopped"
+
+
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
     code, output = run(
         "migrate", tmp_path=tmp_path, CHAT_DATABASE_URL=f"sqlite:///{tmp_path}/no/where.sqlite3"
@@ -122,6 +178,18 @@ def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) ->
         1,
         "Error: can't use the database at CHAT_DATABASE_URL: unable to open database file\n",
     )
+
+
+def test_a_database_server_that_cannot_be_reached_is_said_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    url = f"postgresql://chat:parol@127.0.0.1:{port}/chat"
+    code, output = run("migrate", tmp_path=tmp_path, CHAT_DATABASE_URL=url)
+
+    assert code == 1
+    assert output.startswith("Error: can't use the database at CHAT_DATABASE_URL: connection ")
+    assert len(output.splitlines()) == 1
+    assert "parol" not in output
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:
@@ -148,3 +216,47 @@ def test_accounts_are_opened_once(tmp_path: Path) -> None:
         1,
         "Error: email must be an address such as ali@example.com.\n",
     )
+
+
+def test_staff_serve_the_tenants_they_are_given(tmp_path: Path) -> None:
+    create = ("create-user", "bob@example.com", "--first-name", "Bob", "--password", "parol")
+    tenants = ("--tenant", "Tenant1.Example.com:443", "--tenant", "tenant1.example.com")
+
+    assert run(*create, "--role", "agent", "--tenant", "tenant 1", tmp_path=tmp_path) == (
+        1,
+        "Error: The tenant must be a domain such as tenant1.example.com.\n",
+    )
+    assert run(*create, *tenants, tmp_path=tmp_path) == (
+        1,
+        "Error: Only agents and supervisors serve tenants: give them such a role.\n",
+    )
+    assert run(*create, "--role", "agent", *tenants, "--tenant", "*", tmp_path=tmp_path) == (
+        0,
+        "bob@example.com has the id 1.\n",
+    )
+    with closing(sqlite3.connect(tmp_path / "chat.sqlite3")) as database:
+        rows = database.execute("SELECT role, tenants FROM users").fetchall()
+    assert rows == [("agent", "tenant1.example.com *")]
+
+
+def test_tenants_are_created_once(tmp_path: Path) -> None:
+    command = ("create-tenant", "Tenant1.Example.com", "--name", "Tenant One")
+
+    assert run(*command, tmp_path=tmp_path) == (0, "tenant1.example.com is a tenant.\n")
+    assert run(*command, tmp_path=tmp_path) == (
+        1,
+        "Error: tenant1.example.com is a tenant already.\n",
+    )
+    assert run("create-tenant", "tenant2.example.com", tmp_path=tmp_path)[0] == 0
+    assert run("create-tenant", "no domain", tmp_path=tmp_path) == (
+        1,
+        "Error: The tenant must be a domain such as tenant1.example.com.\n",
+    )
+    long_name = ("create-tenant", "tenant3.example.com", "--name", "x" * 201)
+    assert run(*long_name, tmp_path=tmp_path) == (
+        1,
+        "Error: name must not be longer than 200 characters.\n",
+    )
+    with closing(sqlite3.connect(tmp_path / "chat.sqlite3")) as database:
+        rows = database.execute("SELECT domain, name FROM tenants ORDER BY domain").fetchall()
+    assert rows == [("tenant1.example.com", "Tenant One"), ("tenant2.example.com", "")]

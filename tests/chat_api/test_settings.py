@@ -1,10 +1,12 @@
 """Every setting: what it may be, and the one line that says so."""
 
+import ipaddress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from chat_api.kernel.callers import Network
 from chat_api.realtime.reverb import ReverbApp
 from chat_api.settings import Settings, WrongSetting, load_environment
 
@@ -15,6 +17,10 @@ LEAST = {
     "REVERB_APP_KEY": "key",
     "REVERB_APP_SECRET": "secret",
 }
+
+
+def networks(*texts: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(text) for text in texts)
 
 
 def test_the_defaults_are_for_one_machine() -> None:
@@ -29,6 +35,13 @@ def test_the_defaults_are_for_one_machine() -> None:
         event_namespace="",
         messages_per_minute=300,
         logins_per_minute=10,
+        sessions_per_minute=60,
+        conversations_by_agent=3,
+        retention=None,
+        payments_per_minute=60,
+        wallet_currency="USD",
+        auth="jwt",
+        trusted_proxies=(),
     )
 
 
@@ -44,6 +57,13 @@ def test_everything_can_be_set() -> None:
             "CHAT_EVENT_NAMESPACE": "App\\Events",
             "CHAT_MESSAGES_PER_MINUTE": "0",
             "CHAT_LOGINS_PER_MINUTE": "5",
+            "CHAT_SESSIONS_PER_MINUTE": "6",
+            "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT": "0",
+            "CHAT_RETENTION_DAYS": "90",
+            "CHAT_PAYMENTS_PER_MINUTE": "7",
+            "CHAT_WALLET_CURRENCY": "UZS",
+            "CHAT_AUTH": "proxy",
+            "CHAT_TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.7,2001:db8::/32",
             "REVERB_HOST": "reverb.example.com",
             "REVERB_PORT": "443",
             "REVERB_SCHEME": "https",
@@ -60,6 +80,13 @@ def test_everything_can_be_set() -> None:
         event_namespace="App\\Events",
         messages_per_minute=0,
         logins_per_minute=5,
+        sessions_per_minute=6,
+        conversations_by_agent=0,
+        retention=timedelta(days=90),
+        payments_per_minute=7,
+        wallet_currency="UZS",
+        auth="proxy",
+        trusted_proxies=networks("10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"),
     )
 
 
@@ -86,6 +113,42 @@ WRONG: list[tuple[dict[str, str], str]] = [
         "REVERB_HOST must be an address or a host name, not 'http://x'",
     ),
     ({"REVERB_SCHEME": "wss"}, "REVERB_SCHEME must be http or https, not 'wss'"),
+    (
+        {"CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT": "many"},
+        "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT must be a whole number, not 'many'",
+    ),
+    ({"CHAT_RETENTION_DAYS": "-1"}, "CHAT_RETENTION_DAYS must be 0 to 36500, not -1"),
+    (
+        {"CHAT_PAYMENTS_PER_MINUTE": "-1"},
+        "CHAT_PAYMENTS_PER_MINUTE must be 0 to 1000000, not -1",
+    ),
+    *(
+        (
+            {"CHAT_WALLET_CURRENCY": currency},
+            f"CHAT_WALLET_CURRENCY must be an ISO 4217 code such as USD, not {currency!r}",
+        )
+        for currency in ("usd", "US", "USDT", "$", "USD\n")
+    ),
+    ({"CHAT_AUTH": "none"}, "CHAT_AUTH must be jwt or proxy, not 'none'"),
+    (
+        {"CHAT_TRUSTED_PROXIES": "127.0.0.1,proxy.example"},
+        "CHAT_TRUSTED_PROXIES must be addresses or networks with commas between: "
+        "'proxy.example' does not appear to be an IPv4 or IPv6 network",
+    ),
+    (
+        {"CHAT_TRUSTED_PROXIES": "10.0.0.1/8"},
+        "CHAT_TRUSTED_PROXIES must be addresses or networks with commas between: "
+        "10.0.0.1/8 has host bits set",
+    ),
+    *(
+        (
+            PUBLIC | {"CHAT_AUTH": "proxy"} | proxies,
+            "CHAT_AUTH=proxy lets whoever reaches the API say who they are, and 0.0.0.0 can be "
+            "reached from outside: set CHAT_TRUSTED_PROXIES to the addresses of your proxies, or "
+            "listen on 127.0.0.1",
+        )
+        for proxies in ({}, {"CHAT_TRUSTED_PROXIES": " , "})
+    ),
     ({"CHAT_SEED": "maybe"}, "CHAT_SEED must be true or false, not 'maybe'"),
     (
         {"CHAT_EVENT_NAMESPACE": "App/Events"},
@@ -104,7 +167,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
     *(
         (
             {"CHAT_DATABASE_URL": url},
-            "CHAT_DATABASE_URL must be sqlite:///PATH, the only kind of database so far",
+            "CHAT_DATABASE_URL must be sqlite:///PATH or postgresql://USER:PASSWORD@HOST:PORT/NAME",
         )
         for url in (
             "chat.sqlite3",
@@ -113,6 +176,25 @@ WRONG: list[tuple[dict[str, str], str]] = [
             "sqlite:///chat.sqlite3?mode=memory",
             "sqlite+aiosqlite:///chat.sqlite3",
             "postgresql+asyncpg://user:secret@db/chat",
+            "mysql://user:secret@db/chat",
+            "host=db dbname=chat password=secret",
+        )
+    ),
+    *(
+        (
+            {"CHAT_DATABASE_URL": url},
+            "CHAT_DATABASE_URL must be postgresql://USER:PASSWORD@HOST:PORT/NAME, with special "
+            "characters as %XX, and after a ? nothing but options of libpq",
+        )
+        for url in (
+            "postgresql://user:secret@db",
+            "postgresql://user:secret@db/",
+            "postgresql://user:secret@db:port/chat",
+            "postgresql://user:secret@db/chat?charset=utf8",
+            "postgresql://user:sec@ret@db/chat",
+            "postgresql://user:sec/ret@db/chat",
+            "postgresql://user:secret%@db/chat",
+            "postgresql://[::1/chat",
         )
     ),
     *(
@@ -153,7 +235,26 @@ def test_a_wrong_setting_is_explained_in_one_line(changes: dict[str, str], line:
         Settings.from_environment(LEAST | changes)
 
     assert str(error.value) == line
-    assert "secret@db" not in line
+    assert error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:p%40ss%2Fword@db.example.com:5432/chat",
+        "postgresql://user:p#ss?word@db/chat",
+        "postgres://user@db/chat?sslmode=verify-full&sslrootcert=system",
+        "pgsql://user:password@[::1]:5432/chat",
+        "postgresql+psycopg://user:password@one:5432,two:5433/chat?target_session_attrs=read-write",
+        "postgresql://user@/chat?host=/run/postgresql",
+        "postgresql://%2Frun%2Fpostgresql/chat",
+        "postgresql:///chat",
+    ],
+)
+def test_a_postgresql_database_is_named_as_its_own_programs_do(url: str) -> None:
+    settings = Settings.from_environment(LEAST | {"CHAT_DATABASE_URL": url})
+
+    assert settings.database_url == url
 
 
 @pytest.mark.parametrize("name", LEAST)
@@ -197,8 +298,40 @@ def test_on_this_machine_alone_a_weak_secret_will_do(host: str) -> None:
     assert settings.seed
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_on_this_machine_alone_whoever_reaches_the_api_may_vouch(host: str) -> None:
+    variables = LEAST | {"CHAT_HOST": host, "CHAT_AUTH": "proxy"}
+
+    assert Settings.from_environment(variables).trusted_proxies == networks("127.0.0.0/8", "::1")
+    assert Settings.from_environment(
+        variables | {"CHAT_TRUSTED_PROXIES": "192.0.2.7"}
+    ).trusted_proxies == networks("192.0.2.7")
+
+
+def test_a_public_address_may_be_behind_proxies_that_are_named() -> None:
+    settings = Settings.from_environment(
+        LEAST | PUBLIC | {"CHAT_AUTH": "proxy", "CHAT_TRUSTED_PROXIES": "192.0.2.7"}
+    )
+
+    assert (settings.auth, settings.trusted_proxies) == ("proxy", networks("192.0.2.7"))
+
+
+def test_proxies_are_trusted_with_addresses_without_vouching_for_people() -> None:
+    settings = Settings.from_environment(LEAST | {"CHAT_TRUSTED_PROXIES": "192.0.2.7"})
+
+    assert (settings.auth, settings.trusted_proxies) == ("jwt", networks("192.0.2.7"))
+
+
 def test_no_secret_shows_in_the_settings_own_description() -> None:
-    description = repr(Settings.from_environment(LEAST | {"REVERB_APP_SECRET": "very-secret"}))
+    description = repr(
+        Settings.from_environment(
+            LEAST
+            | {
+                "REVERB_APP_SECRET": "very-secret",
+                "CHAT_DATABASE_URL": "postgresql://user:very-secret@db/chat",
+            }
+        )
+    )
 
     assert STRONG not in description
     assert "very-secret" not in description
@@ -231,3 +364,19 @@ def test_a_file_of_another_encoding_is_explained(tmp_path: Path) -> None:
         load_environment({}, tmp_path)
 
     assert str(error.value) == f"{tmp_path}/.env must be UTF-8: invalid start byte at byte 0"
+
+
+def test_the_apis_own_names_are_read_as_domains() -> None:
+    settings = Settings.from_environment(
+        LEAST | {"CHAT_OWN_HOSTS": "API.example.com:443, chat.example.com"}
+    )
+    assert settings.own_hosts == {"api.example.com", "chat.example.com"}
+
+    with pytest.raises(WrongSetting, match="CHAT_OWN_HOSTS must be host names with commas"):
+        Settings.from_environment(LEAST | {"CHAT_OWN_HOSTS": "api/example"})
+
+
+def test_conversations_are_kept_for_ever_with_zero_days() -> None:
+    settings = Settings.from_environment({**LEAST, "CHAT_RETENTION_DAYS": "0"})
+
+    assert settings.retention is None

@@ -1,5 +1,5 @@
 """
 Accounts, tokens, and leave to listen.
 
-Other features may use `models.User` to refer to accounts and `service.user_view` to show one.
+Other features may use `models.User` to refer to accounts and `views.user_view` to show one.
 """

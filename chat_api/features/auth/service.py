@@ -1,7 +1,7 @@
 """Who somebody is: accounts, logging in and out, and the demo accounts."""
 
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, exists, insert, select
 from sqlalchemy.exc import IntegrityError
@@ -12,15 +12,21 @@ from chat_api.features.auth.tokens import InvalidToken, IssuedToken, Tokens, Vis
 from chat_api.kernel.callers import ROLES, STAFF, Caller, Person, Visitor
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Conflict, TooMany, Unauthenticated, Unprocessable
+from chat_api.kernel.measures import Measure, single
+from chat_api.kernel.tenants import checked_tenant
 from chat_api.kernel.texts import checked_text
 from chat_api.kernel.throttling import Throttle, network_of
 from chat_api.store.engine import Store, UnitOfWork
 
-__all__ = ["Accounts", "Login", "user_view"]
+__all__ = ["DEMO_EMAILS", "MAX_EMAIL", "MAX_PASSWORD", "Accounts", "Login"]
+MAX_EMAIL: Final = 320
+"""Characters of an email address."""
+MAX_PASSWORD: Final = 1024
+"""Characters of a password; hashing time grows with the length."""
 
-_MAX_PASSWORD = 1024  # characters; hashing time grows with the length
 _WRONG = "The email address, the password or the role is wrong."
 _REVOKED_WORDS = "The token was revoked. Log in again."
+_VISITORS_REVOKED_WORDS = "The token was revoked. Start the conversation again to get a new one."
 
 
 # Asked for every request, and therefore built once.
@@ -42,16 +48,6 @@ class Login(NamedTuple):
     person: Person
     role: str
     tenants: tuple[str, ...]
-
-
-def user_view(person: Person) -> dict[str, Any]:
-    """Return an account as clients know it, with its id as a number."""
-    return {
-        "id": person.id,
-        "firstName": person.first_name,
-        "lastName": person.last_name,
-        "email": person.email,
-    }
 
 
 class Accounts:
@@ -78,6 +74,7 @@ class Accounts:
         self._clock = clock
         self._per_account = per_account
         self._per_address = per_address
+        self._failed = 0
 
     async def log_in(self, email: str, password: str, role: str | None, address: str) -> Login:
         """
@@ -92,8 +89,8 @@ class Accounts:
                 whatever was wrong.
             TooMany: Too many attempts have failed, or too many are being made.
         """
-        email = checked_text(email, "email", longest=320).strip().lower()
-        checked_text(password, "password", longest=_MAX_PASSWORD, may_be_empty=True)
+        email = checked_text(email, "email", longest=MAX_EMAIL).strip().lower()
+        checked_text(password, "password", longest=MAX_PASSWORD, may_be_empty=True)
         network = network_of(address)
         self._per_address.hit(network)
         self._per_account.hit(email)
@@ -115,6 +112,7 @@ class Accounts:
             self._do_not_count(email, network)  # nobody looked at the password
             raise
         if row is None or not is_right or not _plays(row.role, role):
+            self._failed += 1
             raise Unauthenticated(_WRONG)
         self._do_not_count(email, network)
         person = Person(row.id, row.email, row.first_name, row.last_name)
@@ -127,6 +125,16 @@ class Accounts:
             tenants=tenants,
         )
         return Login(token, person, row.role, tenants)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what tells whether somebody guesses passwords."""
+        return (
+            single(
+                "logins_failed_total",
+                "Attempts to log in with something wrong; those that were throttled not included.",
+                lambda: self._failed,
+            ),
+        )
 
     def _do_not_count(self, email: str, network: str) -> None:
         self._per_account.give_back(email)
@@ -163,8 +171,8 @@ class Accounts:
         except InvalidToken:
             raise Unauthenticated("The token is not valid or has expired. Log in again.") from None
         if isinstance(claims, VisitorClaims):
-            if await self._store.one_or_none(_REVOKED, {"token_id": claims.jti}):
-                raise Unauthenticated(_REVOKED_WORDS)
+            if await self._store.one_or_none(_REVOKED, {"token_id": claims.jti}) is not None:
+                raise Unauthenticated(_VISITORS_REVOKED_WORDS)
             return Visitor(
                 customer_id=claims.sub,
                 name=claims.name,
@@ -200,18 +208,24 @@ class Accounts:
         tenants: tuple[str, ...] = (),
     ) -> Person:
         """
-        Open an account.
+        Open an account; `tenants` are the domains that a member of staff serves, `*` for all.
 
         Raises:
-            Unprocessable: The address, a name, the role or the password cannot be one.
+            Malformed: A tenant is no domain.
+            Unprocessable: The address, a name, the role or the password cannot be one; or somebody
+                who is not of staff is to serve tenants.
             Conflict: The address has an account.
         """
-        email = checked_text(email, "email", longest=320).strip().lower()
+        email = checked_text(email, "email", longest=MAX_EMAIL).strip().lower()
         if "@" not in email[1:-1] or any(character.isspace() for character in email):
             raise Unprocessable("email must be an address such as ali@example.com.")
         if role not in ROLES:
             raise Unprocessable(f"role must be one of {', '.join(ROLES)}.")
-        checked_text(password, "password", longest=_MAX_PASSWORD)
+        if tenants and role not in STAFF:
+            raise Unprocessable("Only agents and supervisors serve tenants: give them such a role.")
+        # As requests name them, or they would never be found to be served.
+        domains = [name if name == "*" else checked_tenant(name) for name in tenants]
+        checked_text(password, "password", longest=MAX_PASSWORD)
         checked_text(first_name, "first name", longest=100)
         checked_text(last_name, "last name", longest=100, may_be_empty=True)
         password_hash = await self._passwords.hash(password)
@@ -223,7 +237,7 @@ class Accounts:
                 first_name=first_name,
                 last_name=last_name,
                 role=role,
-                tenants=" ".join(tenants),
+                tenants=" ".join(dict.fromkeys(domains)),
                 created_at=self._clock(),
             )
             .returning(User.id)
@@ -252,7 +266,7 @@ class Accounts:
                 )
             except Conflict:
                 pass  # another process seeds at the same time
-        return [account[0] for account in _DEMO_ACCOUNTS]
+        return list(DEMO_EMAILS)
 
 
 _DEMO_ACCOUNTS: Final = (
@@ -263,6 +277,7 @@ _DEMO_ACCOUNTS: Final = (
     ("supervisor@example.com", "Sara", "Supervisor", "supervisor", ("*",)),
     ("agent.tenant2@example.com", "Agent", "Tenant", "agent", ("tenant2.example.com",)),
 )
+DEMO_EMAILS: Final = tuple(email for email, *_ in _DEMO_ACCOUNTS)
 
 
 def _plays(role: str, wanted: str | None) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 from sqlalchemy import (
     ColumnElement,
     Row,
@@ -27,7 +28,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import aliased
 
 from chat_api.features.auth.models import User
-from chat_api.features.auth.service import user_view
+from chat_api.features.auth.views import user_view
 from chat_api.features.chats.events import (
     message_sent,
     messages_read,
@@ -35,20 +36,30 @@ from chat_api.features.chats.events import (
     user_is_typing,
 )
 from chat_api.features.chats.models import DirectChat, DirectMessage
+from chat_api.features.chats.views import ChatView, MessageView
 from chat_api.kernel.callers import Caller, Person
 from chat_api.kernel.clock import Clock, wire_time
 from chat_api.kernel.errors import Forbidden, NotFound, Unprocessable
-from chat_api.kernel.texts import checked_text, full_name
+from chat_api.kernel.measures import Measure, single
+from chat_api.kernel.texts import checked_object, checked_text, full_name
 from chat_api.kernel.throttling import Throttle
 from chat_api.realtime.broadcaster import Broadcaster
 from chat_api.store.engine import Store, UnitOfWork
 
-__all__ = ["MAX_MESSAGE_IDS", "Chats", "Draft", "Sent"]
+__all__ = [
+    "MAX_CONTENT",
+    "MAX_KIND",
+    "MAX_MESSAGE_IDS",
+    "MAX_TEMP_ID",
+    "Chats",
+    "Draft",
+    "Sent",
+]
 
 MAX_CONTENT: Final = 4_000
-MAX_METADATA_BYTES: Final = 4_000
-MAX_METADATA_DEPTH: Final = 16
 MAX_MESSAGE_IDS: Final = 1_000
+MAX_TEMP_ID: Final = 100  # characters
+MAX_KIND: Final = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class Draft:
 class Sent(NamedTuple):
     """A message as stored, and whether that was just now or by an earlier, equal request."""
 
-    message: dict[str, Any]
+    message: MessageView
     is_new: bool
 
 
@@ -90,8 +101,9 @@ class Chats:
         self._clock = clock
         self._message_throttle = messages
         self._typing_throttle = typing
+        self._sent = 0
 
-    async def overview(self, caller: Caller, *, limit: int, offset: int) -> list[dict[str, Any]]:
+    async def overview(self, caller: Caller, *, limit: int, offset: int) -> list[ChatView]:
         """Return the caller's chats, the latest active first, in one query however many."""
         query = (
             _chats_of(caller)
@@ -104,7 +116,7 @@ class Chats:
         )
         return [_chat_view(caller, row) for row in await self._store.all(query)]
 
-    async def open(self, caller: Caller, other_id: int) -> tuple[dict[str, Any], bool]:
+    async def open(self, caller: Caller, other_id: int) -> tuple[ChatView, bool]:
         """
         Return the chat of the caller and another person, and whether it had to be opened.
 
@@ -119,7 +131,7 @@ class Chats:
 
     async def history(
         self, caller: Caller, chat_id: int, *, limit: int, before: int | None
-    ) -> tuple[list[dict[str, Any]], bool]:
+    ) -> tuple[list[MessageView], bool]:
         """
         Return the last `limit` messages (of those before a message id), oldest first.
 
@@ -150,7 +162,7 @@ class Chats:
 
     async def history_with(
         self, caller: Caller, other_id: int, *, limit: int, before: int | None
-    ) -> tuple[list[dict[str, Any]], bool]:
+    ) -> tuple[list[MessageView], bool]:
         """
         Return the same for the chat with a person; nothing if the two never had one.
 
@@ -266,6 +278,10 @@ class Chats:
 
         return await self._store.write(mark)
 
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what tells how much people say to each other."""
+        return (single("direct_messages_total", "Messages in direct chats.", lambda: self._sent),)
+
     async def _send(
         self, caller: Caller, chat_id: int, draft: Draft, from_socket: str | None
     ) -> Sent:
@@ -275,14 +291,12 @@ class Chats:
             "temp_id": draft.temp_id,
             "kind": draft.kind,
             "content": draft.content,
-            "details": None
-            if draft.metadata is None
-            else msgspec.json.encode(draft.metadata).decode(),
+            "details": checked_object(draft.metadata, "metadata"),
             "sent_at": self._clock(),
             "read_at": None,
         }
 
-        def store(unit: UnitOfWork) -> dict[str, Any]:
+        def store(unit: UnitOfWork) -> MessageView:
             other_id = _other_of(
                 caller, unit.connection.execute(_MEMBERS, {"chat_id": chat_id}).one_or_none()
             )
@@ -297,7 +311,9 @@ class Chats:
             return message
 
         try:
-            return Sent(await self._store.write(store), is_new=True)
+            message = await self._store.write(store)
+            self._sent += 1
+            return Sent(message, is_new=True)
         except IntegrityError:
             earlier = await self._earlier(caller, chat_id, draft.temp_id)
             if earlier is None:
@@ -306,7 +322,7 @@ class Chats:
 
     async def _earlier(
         self, caller: Caller, chat_id: int, temp_id: str | None
-    ) -> dict[str, Any] | None:
+    ) -> MessageView | None:
         query = select(*_MESSAGE_COLUMNS).where(
             DirectMessage.chat_id == chat_id,
             DirectMessage.sender_id == caller.id,
@@ -369,27 +385,10 @@ def _check(draft: Draft) -> None:
         # A picture needs no words.
         may_be_empty=draft.metadata is not None and draft.kind != "text",
     )
-    checked_text(draft.kind, "type", longest=32)
+    checked_text(draft.kind, "type", longest=MAX_KIND)
     if draft.temp_id is not None:
-        checked_text(draft.temp_id, "tempId", longest=100)
-    if draft.metadata is not None:
-        if _is_deeper_than(MAX_METADATA_DEPTH, draft.metadata):
-            raise Unprocessable(f"metadata must not be nested deeper than {MAX_METADATA_DEPTH}.")
-        if len(msgspec.json.encode(draft.metadata)) > MAX_METADATA_BYTES:
-            raise Unprocessable(f"metadata must not be longer than {MAX_METADATA_BYTES} bytes.")
-
-
-def _is_deeper_than(depth: int, value: Any) -> bool:
-    level = [value]
-    while level and depth >= 0:
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
-        depth -= 1
-    return bool(level)
+        checked_text(draft.temp_id, "tempId", longest=MAX_TEMP_ID)
+    checked_object(draft.metadata, "metadata")
 
 
 def _channels(*user_ids: int) -> list[str]:
@@ -452,35 +451,31 @@ def _chats_of(caller: Caller) -> Select[*tuple[Any, ...]]:
 _Newer = aliased(DirectMessage)
 
 
-def _chat_view(caller: Caller, row: Any) -> dict[str, Any]:
+def _chat_view(caller: Caller, row: Any) -> ChatView:
     other = Person(row.other_id, row.email, row.first_name, row.last_name)
     both = (caller, other) if caller.id < other.id else (other, caller)
     last_message = None
     if row.id is not None:
         by_caller = row.sender_id == caller.id
         last_message = _message_view(row, caller.name if by_caller else other.name)
-    return {
-        "id": row.opened_id,
-        "participants": [user_view(person) for person in both],
-        "last_message": last_message,
-        "unread_count": row.unread,
-        "created_at": wire_time(row.created_at),
-    }
+    return ChatView(
+        id=row.opened_id,
+        participants=[user_view(person) for person in both],
+        last_message=last_message,
+        unread_count=row.unread,
+        created_at=wire_time(row.created_at),
+    )
 
 
-def _message_view(row: Any, sender_name: str) -> dict[str, Any]:
-    message = {
-        "id": str(row.id),
-        "chat_id": str(row.chat_id),
-        "sender_id": str(row.sender_id),
-        "sender_name": sender_name,
-        "content": row.content,
-        "sent_at": wire_time(row.sent_at),
-        "status": "sent" if row.read_at is None else "read",
-    }
-    # The apps know messages without these; only those that have more carry it.
-    if row.kind != "text":
-        message["type"] = row.kind
-    if row.details is not None:
-        message["metadata"] = msgspec.json.decode(row.details)
-    return message
+def _message_view(row: Any, sender_name: str) -> MessageView:
+    return MessageView(
+        id=str(row.id),
+        chat_id=str(row.chat_id),
+        sender_id=str(row.sender_id),
+        sender_name=sender_name,
+        content=row.content,
+        sent_at=wire_time(row.sent_at),
+        status="sent" if row.read_at is None else "read",
+        kind=UNSET if row.kind == "text" else row.kind,
+        metadata=UNSET if row.details is None else msgspec.Raw(row.details.encode()),
+    )

@@ -4,6 +4,7 @@ import asyncio
 from typing import Any, NamedTuple
 
 import msgspec
+import pytest
 
 from tests.chat_api.world import World
 
@@ -140,6 +141,7 @@ BAD = [
     ),
     *meaningless("/api/chats", {"user_id": 1}, {"user_id": "1"}),
     *unreadable("POST", "/api/chats/1/typing", {"typing": 1}, {"typing": "yes"}, {"typing": None}),
+    *unreadable("POST", "/api/chats/1/typing", b" ", b"\n"),
     *unreadable(
         "POST",
         "/api/chats/1/read",
@@ -238,3 +240,44 @@ async def test_a_body_that_never_ends_or_never_comes_is_not_waited_for_by_others
     await writer.wait_closed()
     assert head.startswith(b"HTTP/1.1 413 ")
     assert msgspec.json.decode(body)["code"] == "too_large"
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "status", "error"),
+    [
+        (
+            "/api/customer/sessions",
+            "X-Participant-Id",
+            400,
+            {"code": "malformed", "message": "X-Participant-Id must be in UTF-8."},
+        ),
+        *(
+            (
+                "/webhooks/reverb",
+                name,
+                401,
+                {
+                    "code": "unauthenticated",
+                    "message": "The webhook is not signed with this app's key and secret.",
+                },
+            )
+            for name in ("X-Pusher-Key", "X-Pusher-Signature")
+        ),
+    ],
+)
+async def test_a_header_of_bytes_that_are_no_text_is_refused(
+    world: World, path: str, name: str, status: int, error: dict[str, str]
+) -> None:
+    host, port = world.api.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = b'{"fingerprint": "a secret of the device"}'
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n{name}: \xff\r\n\r\n"
+    writer.write(head.encode("latin-1") + body)
+
+    async with asyncio.timeout(10):
+        answer = await reader.readuntil(b"}")
+    writer.close()
+    await writer.wait_closed()
+
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert msgspec.json.decode(answer.partition(b"\r\n\r\n")[2]) == error

@@ -6,13 +6,15 @@ from dataclasses import replace
 import pytest
 import structlog
 from pytest_aiohttp.plugin import AiohttpClient
+from structlog.contextvars import merge_contextvars
+from structlog.testing import capture_logs
 from yarl import URL
 
 from chat_api.kernel.callers import Caller
 from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
-from chat_api.logs import configure_logs
 from chat_api.runtime import running
 from chat_api.settings import Settings
+from chat_api.telemetry.logs import configure_logs
 from chat_api.web.app import create_app
 from tests.chat_api.client import Client
 from tests.chat_api.receiver import RealtimeReceiver
@@ -189,7 +191,7 @@ async def test_an_error_of_the_database_does_not_quote_what_was_said(
     assert (reply.status, reply.body["code"]) == (500, "internal")
     assert history.body["messages"] == []
     log = capsys.readouterr().err
-    assert "no such table: outbox" in log
+    assert "no such table: outbox" in log or 'relation "outbox" does not exist' in log
     assert "between us" not in log
     assert str(world.ali.token) not in log
 
@@ -205,6 +207,61 @@ async def test_a_log_line_cannot_move_the_cursor_of_whoever_reads_it(
 
     [line] = [line for line in capsys.readouterr().err.splitlines() if "[debug" in line]
     assert "path=/api/%1B%5B2J%0A status=404" in line
+
+
+async def test_every_line_of_a_request_carries_its_id(aiohttp_client: AiohttpClient) -> None:
+    log = structlog.get_logger()
+
+    async def work(call: Call[NoInput]) -> Answer:
+        log.info("Working", path=call.path["name"])
+        await asyncio.create_task(wait())
+        raise RuntimeError("too hard")
+
+    async def wait() -> None:
+        log.info("Waiting")
+
+    async def nobody(token: str) -> Caller:
+        raise AssertionError("an open route asks for nobody")
+
+    answered: list[tuple[str, str | None, int]] = []
+    route = Route("GET", "/work/{name}", NoInput, work, audience=Audience.ANYONE)
+    app = create_app(
+        [route],
+        nobody,
+        on_answer=lambda method, path, status, seconds: answered.append((method, path, status)),
+    )
+    client = await aiohttp_client(app)
+    # One connection serves both, one after the other.
+    with capture_logs([merge_contextvars]) as logs:
+        for request_id in ("first", "second"):
+            await client.get("/work/hard", headers={"X-Request-ID": request_id})
+        await client.get("/nowhere/hard", headers={"X-Request-ID": "third"})
+        log.info("Of nobody")
+
+    assert [(entry["event"], entry.get("request_id")) for entry in logs] == [
+        *(
+            (event, request_id)
+            for request_id in ("first", "second")
+            for event in ("Working", "Waiting", "Request failed", "Request")
+        ),
+        ("Request", "third"),
+        ("Of nobody", None),
+    ]
+    assert {**logs[3], "milliseconds": 0} == {
+        "event": "Request",
+        "log_level": "debug",
+        "method": "GET",
+        "path": "/work/hard",
+        "status": 500,
+        "address": "127.0.0.1",
+        "milliseconds": 0,
+        "request_id": "first",
+    }
+    assert answered == [
+        ("GET", "/work/{name}", 500),
+        ("GET", "/work/{name}", 500),
+        ("GET", None, 404),
+    ]
 
 
 @pytest.mark.parametrize("head", [b"", b"GET /api/user HTTP/1.1\r\nX: "])
