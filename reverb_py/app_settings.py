@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from reverb_py.core.apps import App, Apps, ClientEventsFrom, RateLimit, Webhook
-from reverb_py.environment import Reader, WrongSetting, within
+from reverb_py.environment import Reader, WrongSetting, within, within_or_off
 from reverb_py.webhooks.payload import KINDS, objection_to
 
 __all__ = ["read_apps"]
@@ -37,7 +37,11 @@ class _WebhookEntry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
-    """One app as the apps file and the environment describe it, with Reverb's words."""
+    """
+    One app as the apps file and the environment describe it, with Reverb's words.
+
+    A limit of 0 is no limit; for Reverb's `max_connections`, null is none either.
+    """
 
     id: str
     key: str
@@ -50,13 +54,19 @@ class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
     max_connections: int | None = None
     max_message_size: int = 10_000
     max_event_data_size: int = 10_240
+    messages_per_second: int = 2_000
+    malformed_messages_per_minute: int = 60
+    subscriptions_per_second: int = 20
     max_channels_per_connection: int = 1_000
     accept_client_events_from: str = "members"
     client_events_per_second: int = 10
+    client_events_per_second_per_address: int = 0
+    client_events_per_second_per_app: int = 0
     publishes_per_second: int = 0
     reads_per_second: int = 0
     max_presence_members: int = 100
     max_presence_member_size: int = 2_048
+    max_watchlist: int = 100
     cache_seconds: float = 1_800.0
     subscription_counts: bool = False
     authorization_seconds: float = 0.0
@@ -70,17 +80,31 @@ class _AppsFile(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Row(NamedTuple):
-    """A setting: its name in the file, how its variable is read, and the bounds of a number."""
+    """
+    A setting: its name in the file, how its variable is read, and the bounds of a number.
+
+    A limit may also be 0, for none.
+    """
 
     name: str
     variable: str
     read: Callable[[Reader, str], object]
     lowest: float | None = None
     highest: float = _MOST
+    is_limit: bool = False
 
 
-def _row(name: str, read: Callable[[Reader, str], object], *bounds: float) -> _Row:
-    return _Row(name, f"REVERB_APP_{name.upper()}", read, *bounds)
+def _row(
+    name: str,
+    read: Callable[[Reader, str], object],
+    lowest: float | None = None,
+    highest: float = _MOST,
+) -> _Row:
+    return _Row(name, f"REVERB_APP_{name.upper()}", read, lowest, highest)
+
+
+def _limit(name: str, lowest: int = 0) -> _Row:
+    return _Row(name, f"REVERB_APP_{name.upper()}", Reader.whole, lowest, is_limit=True)
 
 
 _ROWS = (
@@ -92,16 +116,22 @@ _ROWS = (
     _row("allowed_origins", Reader.words),
     _row("ping_interval", Reader.number, 1, 86_400),
     _row("activity_timeout", Reader.whole, 1, 86_400),
-    _row("max_connections", Reader.whole, 0),
-    _row("max_message_size", Reader.whole, 256),
-    _row("max_event_data_size", Reader.whole, 1),
-    _row("max_channels_per_connection", Reader.whole, 0),
+    _limit("max_connections"),
+    _limit("max_message_size", 256),
+    _limit("max_event_data_size"),
+    _limit("messages_per_second"),
+    _limit("malformed_messages_per_minute"),
+    _limit("subscriptions_per_second"),
+    _limit("max_channels_per_connection"),
     _row("accept_client_events_from", Reader.text),
-    _row("client_events_per_second", Reader.whole, 0),
-    _row("publishes_per_second", Reader.whole, 0),
-    _row("reads_per_second", Reader.whole, 0),
-    _row("max_presence_members", Reader.whole, 0),
-    _row("max_presence_member_size", Reader.whole, 2),
+    _limit("client_events_per_second"),
+    _limit("client_events_per_second_per_address"),
+    _limit("client_events_per_second_per_app"),
+    _limit("publishes_per_second"),
+    _limit("reads_per_second"),
+    _limit("max_presence_members"),
+    _limit("max_presence_member_size"),
+    _limit("max_watchlist"),
     _row("cache_seconds", Reader.number, 1, 86_400),
     _row("subscription_counts", Reader.switch),
     _row("authorization_seconds", Reader.number, 0, 86_400),
@@ -192,7 +222,8 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
             for part in row.name.split("."):
                 value = getattr(value, part)
             if value is not None:
-                within(label(row.name), value, row.lowest, row.highest)
+                check = within_or_off if row.is_limit else within
+                check(label(row.name), value, row.lowest, row.highest)
     for name in ("id", "key"):
         value = getattr(entry, name)
         require(
@@ -223,20 +254,25 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
         allowed_origins=tuple(entry.allowed_origins),
         ping_interval=entry.ping_interval,
         activity_timeout=entry.activity_timeout,
-        max_connections=entry.max_connections,
+        max_connections=entry.max_connections or 0,
         max_message_bytes=entry.max_message_size,
         max_event_data_bytes=entry.max_event_data_size,
-        # In a file, 0 is how one says that there is no limit.
-        max_channels_per_connection=entry.max_channels_per_connection or None,
+        messages_per_second=entry.messages_per_second,
+        malformed_messages_per_minute=entry.malformed_messages_per_minute,
+        subscriptions_per_second=entry.subscriptions_per_second,
+        max_channels_per_connection=entry.max_channels_per_connection,
         client_events_from=choices[entry.accept_client_events_from],
         client_events_per_second=entry.client_events_per_second,
-        publishes_per_second=entry.publishes_per_second or None,
-        reads_per_second=entry.reads_per_second or None,
-        max_presence_members=entry.max_presence_members or None,
+        client_events_per_second_per_address=entry.client_events_per_second_per_address,
+        client_events_per_second_per_app=entry.client_events_per_second_per_app,
+        publishes_per_second=entry.publishes_per_second,
+        reads_per_second=entry.reads_per_second,
+        max_presence_members=entry.max_presence_members,
         max_presence_member_bytes=entry.max_presence_member_size,
+        max_watchlist=entry.max_watchlist,
         last_event_seconds=entry.cache_seconds,
         subscription_counts=entry.subscription_counts,
-        authorization_seconds=entry.authorization_seconds or None,
+        authorization_seconds=entry.authorization_seconds,
         rate_limit=RateLimit(
             max_attempts=limiting.max_attempts,
             decay_seconds=limiting.decay_seconds,

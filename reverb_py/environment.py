@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-__all__ = ["Reader", "WrongSetting", "load_environment"]
+__all__ = ["Reader", "WrongSetting", "load_environment", "within", "within_or_off"]
 
 _UNSET = frozenset({"", "null", "(null)", "empty", "(empty)"})
 _SWITCH = dict.fromkeys(("1", "true", "(true)", "yes", "on"), True)
@@ -99,3 +99,17 @@ def within(name: str, value: float, lowest: float, highest: float) -> None:
     if not lowest <= value <= highest:
         bounds = f"{lowest:.12g} to {highest:.12g}"
         raise WrongSetting(f"{name} must be {bounds}, not {value:.12g}")
+
+
+def within_or_off(name: str, value: float, lowest: float, highest: float) -> None:
+    """
+    Hold a limit against its bounds; 0 switches it off.
+
+    Raises:
+        WrongSetting: It is outside of them, or not a number at all.
+    """
+    if lowest <= 1:
+        within(name, value, 0, highest)
+    elif value and not lowest <= value <= highest:
+        bounds = f"{lowest:.12g} to {highest:.12g}"
+        raise WrongSetting(f"{name} must be {bounds}, or 0 for no limit, not {value:.12g}")

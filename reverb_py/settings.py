@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from reverb_py.app_settings import read_apps
 from reverb_py.core.apps import App, Apps
-from reverb_py.environment import Reader, WrongSetting, load_environment, within
+from reverb_py.environment import Reader, WrongSetting, load_environment, within, within_or_off
 
 __all__ = ["Settings", "WrongSetting", "load_environment"]
 
@@ -32,7 +32,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How one server runs. Times are seconds, sizes bytes; 0 means no limit where it says so."""
+    """How one server runs. Times are seconds, sizes bytes. A limit of 0 is no limit."""
 
     apps: Apps
     host: str = "0.0.0.0"  # noqa: S104 - Reverb's default; secrets are checked for it
@@ -40,10 +40,14 @@ class Settings:
     path_prefix: str = ""
     max_request_bytes: int = 262_144
     max_buffered_bytes: int = 1_048_576
+    max_waiting_bytes: int = 67_108_864
+    """Of all HTTP requests together that are not signed and whose bodies have not arrived whole."""
     max_connections_per_address: int = 0
-    """WebSocket and HTTP connections of one address at a time. Zero: no limit."""
+    """WebSocket and HTTP connections of one address at a time."""
     connects_per_minute_per_address: int = 0
-    """New connections of one address. Zero: no limit."""
+    """New connections of one address."""
+    requests_per_second_per_address: int = 0
+    """HTTP requests of one address."""
     shutdown_seconds: float = 5.0
 
     @classmethod
@@ -57,13 +61,15 @@ class Settings:
             WrongSetting: A value is missing, is malformed, or is not safe where it listens.
         """
         read = Reader(environment)
-        most = 1 << 30
 
-        def whole(name: str, default: int, lowest: int, highest: int = most) -> int:
+        def limit(name: str, default: int, lowest: int = 0) -> int:
             value = _or_default(read.whole(name), default)
-            within(name, value, lowest, highest)
+            within_or_off(name, value, lowest, 1 << 30)
             return value
 
+        if port is None:
+            port = _or_default(read.whole("REVERB_SERVER_PORT"), cls.port)
+            within("REVERB_SERVER_PORT", port, 0, 65535)
         shutdown_seconds = _or_default(read.number("REVERB_SHUTDOWN_SECONDS"), cls.shutdown_seconds)
         within("REVERB_SHUTDOWN_SECONDS", shutdown_seconds, 0, 3600)
         listen_host = host or read.text("REVERB_SERVER_HOST") or cls.host
@@ -73,12 +79,14 @@ class Settings:
             )
         settings = cls(
             host=listen_host,
-            port=whole("REVERB_SERVER_PORT", cls.port, 0, 65535) if port is None else port,
+            port=port,
             path_prefix=_path_prefix(read),
-            max_request_bytes=whole("REVERB_MAX_REQUEST_SIZE", cls.max_request_bytes, 1_000),
-            max_buffered_bytes=whole("REVERB_MAX_BUFFERED_SIZE", cls.max_buffered_bytes, 65_536),
-            max_connections_per_address=whole("REVERB_MAX_CONNECTIONS_PER_ADDRESS", 0, 0),
-            connects_per_minute_per_address=whole("REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS", 0, 0),
+            max_request_bytes=limit("REVERB_MAX_REQUEST_SIZE", cls.max_request_bytes, 1_000),
+            max_buffered_bytes=limit("REVERB_MAX_BUFFERED_SIZE", cls.max_buffered_bytes, 65_536),
+            max_waiting_bytes=limit("REVERB_MAX_WAITING_SIZE", cls.max_waiting_bytes, 65_536),
+            max_connections_per_address=limit("REVERB_MAX_CONNECTIONS_PER_ADDRESS", 0),
+            connects_per_minute_per_address=limit("REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS", 0),
+            requests_per_second_per_address=limit("REVERB_REQUESTS_PER_SECOND_PER_ADDRESS", 0),
             shutdown_seconds=shutdown_seconds,
             apps=read_apps(read),
         )

@@ -29,6 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from reverb_py.core.apps import App, Apps
 from reverb_py.protocol import signing
 from reverb_py.runtime import RunningServer, running_server
+from reverb_py.server.listener import Deadlines
 from reverb_py.settings import Settings
 
 __all__ = ["PATIENCE", "PusherClient", "TestServer", "serving"]
@@ -45,14 +46,17 @@ _APP = App(
 
 @asynccontextmanager
 async def serving(
-    *apps: App, timer_resolution: float = 1.0, **settings: Any
+    *apps: App,
+    timer_resolution: float = 1.0,
+    deadlines: Deadlines = Deadlines(),  # noqa: B008 - immutable
+    **settings: Any,
 ) -> AsyncIterator[TestServer]:
     """
     Run a server on 127.0.0.1 for as long as the context lasts.
 
     Without `apps` it has one, with the key and the secret of the protocol's test vectors. Further
-    arguments are fields of `Settings`; `timer_resolution` is how exactly, in seconds, timeouts are
-    kept.
+    arguments are fields of `Settings`; `deadlines` are those of the clients, and `timer_resolution`
+    is how exactly, in seconds, they are kept.
     """
     configured = Settings(
         **{
@@ -64,7 +68,9 @@ async def serving(
         }
     )
     async with (
-        running_server(configured, timer_resolution=timer_resolution) as running,
+        running_server(
+            configured, timer_resolution=timer_resolution, deadlines=deadlines
+        ) as running,
         aiohttp.ClientSession() as session,
     ):
         yield TestServer((apps or (_APP,))[0], running, session)

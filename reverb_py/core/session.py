@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from reverb_py.core.apps import ClientEventsFrom
 from reverb_py.core.limits import TokenBucket
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reverb_py.core.channel import Channel
     from reverb_py.core.hub import Hub
 
-__all__ = ["Session"]
+__all__ = ["Client", "Session"]
 
 _CLIENT_EVENT_PREFIX = "client-"
 
@@ -48,27 +48,31 @@ class _SubscriptionRefused(Exception):
         self.message = message
 
 
+class Client(Protocol):
+    """Who is at the other end, as its connection knows it."""
+
+    @property
+    def address(self) -> str:
+        """What stands for the client's address where addresses are counted."""
+
+    def close(self, code: ErrorCode, reason: str) -> None:
+        """End the connection after the frames delivered so far; it then calls `Session.end`."""
+
+
 class Session:
     """
     The server's side of one connection, from its hello to its end.
 
     `deliver` takes finished frames, must not block or raise, and is an attribute so that a
-    connection can swap it when its client falls behind. `close` ends the connection with a code and
-    a reason, after the frames delivered so far; the connection then calls `end`. `address` tells
-    what stands for the client's address where addresses are counted. `user` is whom the client has
-    signed in as.
+    connection can swap it when its client falls behind. `user` is whom the client has signed in as.
     """
 
     __slots__ = (
         "_authorization_deadline",
-        "_client_event_limit",
+        "_buckets",
         "_has_left",
-        "_malformed_limit",
-        "_message_limit",
-        "_subscription_limit",
-        "address",
         "channels",
-        "close",
+        "client",
         "deliver",
         "hub",
         "socket_id",
@@ -79,22 +83,17 @@ class Session:
         self,
         hub: Hub,
         deliver: Callable[[bytes], object],
-        close: Callable[[ErrorCode, str], None],
-        address: Callable[[], str],
+        client: Client,
     ) -> None:
         self.hub = hub
         self.deliver = deliver
-        self.close = close
-        self.address = address
+        self.client = client
         self.user: SignedInUser | None = None
         self.channels: dict[str, Channel] = {}
         self.socket_id = hub.new_socket_id()
         self._has_left = False
         self._authorization_deadline: _AuthorizationDeadline | None = None
-        self._message_limit: TokenBucket | None = None
-        self._malformed_limit: TokenBucket | None = None
-        self._subscription_limit: TokenBucket | None = None
-        self._client_event_limit: TokenBucket | None = None
+        self._buckets: dict[str, TokenBucket] | None = None
 
     def begin(self) -> None:
         """Take a place among the app's connections and say hello."""
@@ -119,6 +118,10 @@ class Session:
             hub.unsubscribe(self, name)
         if hub.trace is not None:
             hub.trace.connection_closed(hub.app, self.socket_id)
+
+    def close(self, code: ErrorCode, reason: str) -> None:
+        """End the connection, and with it the session, after the frames delivered so far."""
+        self.client.close(code, reason)
 
     def reply(self, frame: bytes) -> None:
         """Send a frame to this client alone, in order with everything else it is sent."""
@@ -162,15 +165,25 @@ class Session:
         except MalformedMessage as exc:
             self._refuse_malformed(str(exc))
 
-    # Limits. A bucket is made when it is first taken from, and again when its limit has changed.
+    # Limits.
+
+    def _take(self, what: str, rate: float, capacity: float) -> bool:
+        """Take one from a bucket, or return False; a limit that has changed is a new bucket."""
+        now = self.hub.clock()
+        buckets = self._buckets
+        if buckets is None:
+            # Most connections never send anything that is counted.
+            buckets = self._buckets = {}
+        bucket = buckets.get(what)
+        if bucket is None or bucket.rate != rate or bucket.capacity != capacity:
+            bucket = buckets[what] = TokenBucket(rate, capacity, now)
+        return bucket.take(now)
 
     def _is_within_rate_limit(self) -> bool:
         limit = self.hub.app.rate_limit
         assert limit is not None
-        now = self.hub.clock()
-        rate, most = limit.max_attempts / limit.decay_seconds, limit.max_attempts
-        self._message_limit = bucket = _bucket(self._message_limit, rate, most, now)
-        if bucket.take(now):
+        rate = limit.max_attempts / limit.decay_seconds
+        if self._take("messages", rate, limit.max_attempts):
             return True
         message = f"Rate limit exceeded: {limit.max_attempts} messages in {limit.decay_seconds:g} s"
         self.refuse(ErrorCode.CLIENT_EVENT_REFUSED, message)
@@ -180,24 +193,20 @@ class Session:
 
     def _refuse_malformed(self, message: str) -> None:
         """Say what is wrong with a message; end with a client that never says anything else."""
-        if most := self.hub.app.malformed_messages_per_minute:
-            now = self.hub.clock()
-            self._malformed_limit = bucket = _bucket(self._malformed_limit, most / 60, most, now)
-            if not bucket.take(now):
-                self.close(
-                    ErrorCode.OVER_CAPACITY,
-                    f"More than {most} malformed messages in a minute, the last one: {message}",
-                )
-                return
-        self.refuse(ErrorCode.REQUEST_REFUSED, message)
+        most = self.hub.app.malformed_messages_per_minute
+        if most and not self._take("malformed messages", most / 60, most):
+            self.close(
+                ErrorCode.OVER_CAPACITY,
+                f"More than {most} malformed messages in a minute, the last one: {message}",
+            )
+        else:
+            self.refuse(ErrorCode.REQUEST_REFUSED, message)
 
     def _require_few_subscriptions(self) -> None:
         app = self.hub.app
         if rate := app.subscriptions_per_second:
-            now = self.hub.clock()
             most = max(rate, app.max_channels_per_connection or _USUAL_CHANNELS)
-            self._subscription_limit = bucket = _bucket(self._subscription_limit, rate, most, now)
-            if not bucket.take(now):
+            if not self._take("subscriptions", rate, most):
                 raise _SubscriptionRefused(
                     "LimitReached", 429, f"More than {rate} subscriptions in a second"
                 )
@@ -382,28 +391,17 @@ class Session:
             return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
         if 0 < app.max_event_data_bytes < len(message.data):
             return f"its data has more than {app.max_event_data_bytes} bytes"
-        if rate := app.client_events_per_second:
-            now = self.hub.clock()
-            bucket = self._client_event_limit
-            if bucket is None or bucket.rate != rate:
-                bucket = self._client_event_limit = TokenBucket(rate, rate, now)
-            if not bucket.take(now):
-                return f"more than {rate} in a second"
+        rate = app.client_events_per_second
+        if rate and not self._take("client events", rate, rate):
+            return f"more than {rate} in a second"
         if app.client_events_per_second_per_address or app.client_events_per_second_per_app:
             return self.hub.client_event_limits.objection(
                 app.client_events_per_second_per_address,
                 app.client_events_per_second_per_app,
-                self.address(),
+                self.client.address,
                 self.hub.clock(),
             )
         return None
-
-
-def _bucket(bucket: TokenBucket | None, rate: float, capacity: float, now: float) -> TokenBucket:
-    """Return the bucket, or a new one where there is none or its limit has changed."""
-    if bucket is None or bucket.rate != rate or bucket.capacity != capacity:
-        return TokenBucket(rate, capacity, now)
-    return bucket
 
 
 class _AuthorizationDeadline:

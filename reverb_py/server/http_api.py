@@ -8,6 +8,7 @@ Errors are plain text, as on hosted Pusher: the server libraries put the body in
 import hashlib
 import math
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import TokenBucket
 from reverb_py.protocol.channel_names import Access, is_channel_name, kind_of
 from reverb_py.protocol.requests import (
+    EventRequest,
     InvalidRequest,
     check_idempotency_key,
     decode_batch,
@@ -32,6 +34,7 @@ __all__ = ["TIMESTAMP_TOLERANCE", "HttpApi", "Request", "Response"]
 TIMESTAMP_TOLERANCE = 600
 """Seconds by which a signed request's timestamp may differ from the server's clock."""
 
+_EMPTY_DIGEST = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _ALLOWED_INFO = frozenset({"subscription_count", "user_count"})
 _PREFLIGHT_HEADERS = (
     "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
@@ -58,6 +61,14 @@ class Response(NamedTuple):
     body: bytes
     content_type: str = "application/json"
     headers: str = ""
+
+
+class _TooOften(InvalidRequest):
+    """A request beyond what its app may do in a second."""
+
+    def __init__(self, rate: int, what: str, retry_after: int) -> None:
+        super().__init__(429, f"More than {rate} {what} in a second; try again in {retry_after} s")
+        self.retry_after = retry_after
 
 
 class _SignedRequest(NamedTuple):
@@ -103,9 +114,30 @@ class HttpApi:
         """Answer one request. A request that is wrong in any way gets an answer that says how."""
         try:
             return self._route(request)
+        except _TooOften as exc:
+            return text_response(exc.status, exc.message, f"Retry-After: {exc.retry_after}\r\n")
         except InvalidRequest as exc:
-            headers = "Retry-After: 1\r\n" if exc.status == 429 else ""
-            return text_response(exc.status, exc.message, headers)
+            return text_response(exc.status, exc.message)
+
+    def is_signed(self, head: Request) -> bool:
+        """
+        Tell, of a request whose body has not arrived, whether its app has signed it.
+
+        What it says of its body is believed so far; one that says nothing is not signed.
+        """
+        path = self.without_prefix(head.path)
+        digest = parse_query(head.query).get("body_md5")
+        if digest is None:
+            return False
+        for route in _ROUTES:
+            match = route.path.fullmatch(path)
+            if match is not None and route.method == head.method:
+                try:
+                    self._authenticate(head, match[1], path, digest)
+                except InvalidRequest:
+                    return False
+                return True
+        return False
 
     def _route(self, request: Request) -> Response:
         path = self.without_prefix(request.path)
@@ -115,7 +147,8 @@ class HttpApi:
             if match is not None:
                 if route.method == request.method:
                     app_id, name = match.groups()
-                    hub, parameters = self._authenticate(request, app_id, path)
+                    digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
+                    hub, parameters = self._authenticate(request, app_id, path, digest)
                     self._take_from_limit(hub, is_publish=route.is_publish)
                     if "%" in name:
                         name = unquote(name)
@@ -134,12 +167,13 @@ class HttpApi:
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
 
     def _authenticate(
-        self, request: Request, app_id: str, path: str
+        self, request: Request, app_id: str, path: str, digest: str
     ) -> tuple[Hub, Mapping[str, str]]:
         """
         Return the app's hub and the query parameters of a request that is signed and fresh.
 
-        An empty `app_id` means the app that the key belongs to.
+        An empty `app_id` means the app that the key belongs to; `digest` is the hex MD5 of the
+        body.
 
         Raises:
             InvalidRequest: The app is unknown (404) or disabled (403), or the request is not signed
@@ -167,7 +201,6 @@ class HttpApi:
                 f"auth_timestamp is {abs(difference)} s {'ahead' if difference > 0 else 'old'}; "
                 f"{TIMESTAMP_TOLERANCE} s are tolerated: check both clocks",
             )
-        digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
         if parameters.get("body_md5", digest) != digest:
             raise InvalidRequest(401, "body_md5 is not the MD5 of the body")
         paths = [path]
@@ -176,7 +209,7 @@ class HttpApi:
         if "%" in path:
             # Clients sign the path as they wrote it; their HTTP library may have encoded it since.
             paths.append(unquote(path))
-        body_md5 = digest if request.body else None
+        body_md5 = None if digest == _EMPTY_DIGEST else digest
 
         def strings(signed: Mapping[str, str]) -> Iterator[str]:
             return request_strings_to_sign(request.method, paths, signed, body_md5)
@@ -201,15 +234,15 @@ class HttpApi:
         """Count a request against what its app may do; raises InvalidRequest (429) over it."""
         app = hub.app
         rate = app.publishes_per_second if is_publish else app.reads_per_second
-        if rate is None:
+        if not rate:
             return
         now = hub.clock()
         bucket = self._limits.get((app.id, is_publish))
         if bucket is None or bucket.rate != rate:
             bucket = self._limits[app.id, is_publish] = TokenBucket(rate, rate, now)
         if not bucket.take(now):
-            what = "publishes" if is_publish else "reads"
-            raise InvalidRequest(429, f"More than {rate} {what} in a second; try again later")
+            what = "publishes and terminations" if is_publish else "reads"
+            raise _TooOften(rate, what, math.ceil(bucket.seconds_until_next()))
 
 
 def text_response(status: int, message: str, headers: str = "") -> Response:
@@ -219,33 +252,53 @@ def text_response(status: int, message: str, headers: str = "") -> Response:
 
 def _publish_event(request: _SignedRequest) -> Response:
     hub = request.hub
-    event = decode_event(request.request.body, hub.app.max_event_data_bytes)
+    event = decode_event(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
     info = _allowed_info(event.info, event.channels)
-    key = event.idempotency_key or _idempotency_key(request)
-    if key is None or not hub.recent_keys.is_repeated(key, hub.clock()):
-        hub.publish(event.name, event.data, event.channels, event.socket_id)
-    if not info:
-        return _EMPTY
-    return _json({"channels": {name: _attributes(hub, name, info) for name in event.channels}})
+    attributes = _publish_once(hub, event, info, event.idempotency_key or _idempotency_key(request))
+    return _json({"channels": orjson.Fragment(attributes)}) if attributes else _EMPTY
 
 
 def _publish_batch(request: _SignedRequest) -> Response:
     hub = request.hub
-    events = decode_batch(request.request.body, hub.app.max_event_data_bytes)
+    events = decode_batch(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
     infos = [_allowed_info(event.info, event.channels) for event in events]
     key = _idempotency_key(request)
-    now = hub.clock()
-    if key is None or not hub.recent_keys.is_repeated(key, now):
-        for event in events:
-            key = event.idempotency_key
-            if key is None or not hub.recent_keys.is_repeated(key, now):
-                hub.publish(event.name, event.data, event.channels, event.socket_id)
-    if not any(infos):
-        return _EMPTY
-    attributes = [
-        _attributes(hub, event.channels[0], info) for event, info in zip(events, infos, strict=True)
-    ]
-    return _json({"batch": attributes})
+    body = None if key is None else hub.recent_batches.answer_to(key, hub.clock())
+    if body is None:
+        answers = [
+            _publish_once(hub, event, info, event.idempotency_key)
+            for event, info in zip(events, infos, strict=True)
+        ]
+        body = b"{}"
+        if any(answers):
+            batch = [
+                orjson.loads(attributes).get(event.channels[0], {}) if attributes else {}
+                for event, attributes in zip(events, answers, strict=True)
+            ]
+            body = orjson.dumps({"batch": batch})
+        if key is not None:
+            hub.recent_batches.remember(key, body, hub.clock())
+    return Response(200, body)
+
+
+def _publish_once(hub: Hub, event: EventRequest, info: frozenset[str], key: str | None) -> bytes:
+    """
+    Publish an event, unless one was published under its key.
+
+    Returns the attributes of its channels, as JSON, as they were when it was published; nothing
+    when none were asked for.
+    """
+    if key is not None:
+        attributes = hub.recent_keys.answer_to(key, hub.clock())
+        if attributes is not None:
+            return attributes
+    hub.publish(event.name, event.data, event.channels, event.socket_id)
+    attributes = b""
+    if info:
+        attributes = orjson.dumps({name: _attributes(hub, name, info) for name in event.channels})
+    if key is not None:
+        hub.recent_keys.remember(key, attributes, hub.clock())
+    return attributes
 
 
 def _idempotency_key(request: _SignedRequest) -> str | None:

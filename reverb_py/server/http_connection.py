@@ -18,9 +18,11 @@ import httptools
 from websockets.utils import accept_key
 
 from reverb_py.server.http_api import Request, Response, text_response
+from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, half_close
 from reverb_py.server.websocket_connection import upgrade_to_websocket
 
 if TYPE_CHECKING:
+    from reverb_py.core.limits import Objection
     from reverb_py.server.listener import Listener
 
 __all__ = ["HttpConnection"]
@@ -28,17 +30,11 @@ __all__ = ["HttpConnection"]
 MAX_HEAD_BYTES = 16_384
 """Bytes of a request's first line and headers together."""
 
-HEAD_SECONDS = 10.0
-"""Time for a request's head to arrive, from its first byte or the connection's beginning."""
+MAX_HEADERS = 200
+"""Headers of a request: each costs more memory than its bytes."""
 
-BODY_SECONDS = 30.0
-"""Time for a request's body to arrive, from the end of its head."""
-
-KEEP_ALIVE_SECONDS = 75.0
-"""Time a connection may wait for its next request."""
-
-LINGER_SECONDS = 5.0
-"""Time a refused client has to read its answer while what it still sends is thrown away."""
+_SMALL_BODY_BYTES = 16_384
+"""Bytes of a body that anybody may have waiting, as of a head; nearly all events are less."""
 
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
@@ -56,14 +52,16 @@ class _Stage(enum.Enum):
 # Members of an enum are looked up slowly, and every request looks up several.
 _IDLE, _HEAD, _BODY, _CLOSING = _Stage
 
-_DEADLINES = {_IDLE: KEEP_ALIVE_SECONDS, _HEAD: HEAD_SECONDS, _BODY: BODY_SECONDS}
-
 
 class _Refusal(Exception):
     """Stops the parser: the request is answered without being read to its end."""
 
     def __init__(self, status: int, message: str, headers: str = "") -> None:
         self.response = text_response(status, message, headers)
+
+
+def _retry_after(objection: Objection) -> str:
+    return f"Retry-After: {objection.retry_after}\r\n"
 
 
 class HttpConnection(asyncio.Protocol):
@@ -77,15 +75,19 @@ class HttpConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_content_length",
         "_head_bytes",
         "_headers",
+        "_is_signed",
         "_listener",
         "_objection",
         "_parser",
         "_stage",
         "_transport",
+        "_turns",
         "_unfinished_bytes",
         "_url",
+        "_waiting_bytes",
         "timer_due",
         "timer_slot",
     )
@@ -94,7 +96,9 @@ class HttpConnection(asyncio.Protocol):
         self._listener = listener
         self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
-        self._objection: str | None = None
+        self._objection: Objection | None = None
+        self._turns: Turns | None = None
+        self._waiting_bytes = 0
         self.timer_due = 0
         self.timer_slot = 0
         self.on_message_begin()
@@ -106,7 +110,7 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._objection = self._listener.transport_opened(self._transport)
         self._listener.connection_opened(self)
-        self._listener.wheel.schedule(self, HEAD_SECONDS)
+        self._listener.wheel.schedule(self, self._listener.deadlines.head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.transport_closed(self._transport)
@@ -114,13 +118,19 @@ class HttpConnection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._stage = _CLOSING
+        self._release_body()
         self._listener.connection_closed(self)
-        # The parser refers to this object: apart, both are freed without the garbage collector.
+        # Both refer to this object: apart, all are freed without the garbage collector.
         del self._parser
+        self._turns = None
 
     def data_received(self, data: bytes) -> None:
         stage, headers = self._stage, self._headers
         if stage is _CLOSING:
+            self._discard(data)
+            return
+        if len(data) > PIECE_BYTES and len(data) > self.piece_bytes():
+            self._own_turns().serve(data)
             return
         taken = self._head_bytes + self._body_bytes
         try:
@@ -130,6 +140,10 @@ class HttpConnection(asyncio.Protocol):
                     self._count_unfinished(len(data))
                 else:
                     self._unfinished_bytes = 0
+                if len(self._headers) > MAX_HEADERS:
+                    raise _Refusal(431, f"The request has more than {MAX_HEADERS} headers")
+                if self._body_bytes > _SMALL_BODY_BYTES and not self._is_signed:
+                    self._count_waiting()
         except httptools.HttpParserCallbackError as exc:
             if not isinstance(exc.__context__, _Refusal):
                 raise
@@ -145,13 +159,27 @@ class HttpConnection(asyncio.Protocol):
             if self._stage is not stage or self._headers is not headers:
                 self._set_deadline()
 
+    def _discard(self, data: bytes) -> None:
+        self._unfinished_bytes += len(data)
+        if self._unfinished_bytes > LINGER_BYTES:
+            self._transport.pause_reading()
+
+    def _own_turns(self) -> Turns:
+        if self._turns is None:
+            self._turns = Turns(self._listener, self._transport, self)
+        return self._turns
+
     def pause_writing(self) -> None:
-        self._transport.pause_reading()
+        self._own_turns().hold()
 
     def resume_writing(self) -> None:
-        self._transport.resume_reading()
+        self._own_turns().release()
 
-    # What the timer wheel and the listener call.
+    # What its turns, the timer wheel and the listener call.
+
+    def piece_bytes(self) -> int:
+        """Return how much is served at once: whatever is left of a body is one request at most."""
+        return max(PIECE_BYTES, self._content_length - self._body_bytes)
 
     def on_timer(self) -> None:
         """Give up on a request that does not arrive, or close a connection that idles."""
@@ -167,7 +195,7 @@ class HttpConnection(asyncio.Protocol):
         self._stage = _CLOSING
         self._transport.close()
         # A client that never reads would hold back the end for ever.
-        self._listener.wheel.schedule(self, LINGER_SECONDS)
+        self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -180,9 +208,11 @@ class HttpConnection(asyncio.Protocol):
         self._head_bytes = 0
         self._unfinished_bytes = 0
         self._body_bytes: int = 0
+        self._content_length: int = 0
+        self._is_signed = False
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._body: list[bytes] = []
+        self._body: bytes | bytearray = b""
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -201,7 +231,8 @@ class HttpConnection(asyncio.Protocol):
             return
         self._stage = _BODY
         headers = self._headers
-        if int(headers.get(b"content-length", 0)) > self._listener.max_request_bytes:
+        self._content_length = int(headers.get(b"content-length", 0))
+        if 0 < self._listener.max_request_bytes < self._content_length:
             raise self._body_too_long()
         if expectation := headers.get(b"expect"):
             if expectation.strip().lower() != b"100-continue":
@@ -210,20 +241,32 @@ class HttpConnection(asyncio.Protocol):
 
     def on_body(self, chunk: bytes) -> None:
         self._body_bytes += len(chunk)
-        if self._body_bytes > self._listener.max_request_bytes:
+        if 0 < self._listener.max_request_bytes < self._body_bytes:
             raise self._body_too_long()
-        self._body.append(chunk)
+        if not self._body:
+            self._body = chunk
+        else:
+            if isinstance(self._body, bytes):
+                # Thousands of chunks of a byte would each weigh as much as fifty.
+                self._body = bytearray(self._body)
+            self._body += chunk
 
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade() or self._stage is _CLOSING:
             return
         if self._objection is not None:
-            raise _Refusal(429, self._objection, "Retry-After: 60\r\n")
+            raise _Refusal(429, self._objection.message, _retry_after(self._objection))
         self._stage = _IDLE
         path, _, query = self._url.decode("latin-1").partition("?")
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        request = Request(self._parser.get_method().decode(), path, query, body, self._headers)
-        response = self._listener.http_api.respond(request)
+        method = self._parser.get_method().decode()
+        request = Request(method, path, query, bytes(self._body), self._headers)
+        if self._waiting_bytes:
+            self._release_body()
+        objection = self._listener.objection_to_request(self._transport)
+        if objection is None:
+            response = self._listener.http_api.respond(request)
+        else:
+            response = text_response(429, objection.message, _retry_after(objection))
         if self._listener.trace is not None:
             self._listener.trace.request_answered(
                 request.method, path, response.status, response.body
@@ -236,6 +279,26 @@ class HttpConnection(asyncio.Protocol):
         if self._head_bytes + self._unfinished_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
 
+    def _count_waiting(self) -> None:
+        """Bound what anybody at all may have waiting, a little on each of many connections."""
+        if self._waiting_bytes == 0:
+            path, _, query = self._url.decode("latin-1").partition("?")
+            method = self._parser.get_method().decode()
+            self._is_signed = self._listener.http_api.is_signed(Request(method, path, query, b""))
+            if self._is_signed:
+                return
+        self._listener.waiting_bytes += self._body_bytes - self._waiting_bytes
+        self._waiting_bytes = self._body_bytes
+        if 0 < self._listener.max_waiting_bytes < self._listener.waiting_bytes:
+            raise _Refusal(
+                503, "Too many requests are on their way; try again", "Retry-After: 1\r\n"
+            )
+
+    def _release_body(self) -> None:
+        self._listener.waiting_bytes -= self._waiting_bytes
+        self._waiting_bytes = 0
+        self._body = b""
+
     def _head_too_long(self) -> _Refusal:
         return _Refusal(431, f"The request's head is longer than {MAX_HEAD_BYTES} bytes")
 
@@ -244,10 +307,18 @@ class HttpConnection(asyncio.Protocol):
         return _Refusal(413, f"The request is larger than {limit} bytes (REVERB_MAX_REQUEST_SIZE)")
 
     def _set_deadline(self) -> None:
-        if self._stage is not _CLOSING:
-            self._listener.wheel.schedule(self, _DEADLINES[self._stage])
+        deadlines = self._listener.deadlines
+        if self._stage is _IDLE:
+            self._listener.wheel.schedule(self, deadlines.keep_alive)
+        elif self._stage is _HEAD:
+            self._listener.wheel.schedule(self, deadlines.head)
+        elif self._stage is _BODY:
+            self._listener.wheel.schedule(self, deadlines.body)
 
     def _answer(self, response: Response, *, head_only: bool = False) -> None:
+        if self._transport.is_closing():
+            # A line is logged for each answer that is written to nobody.
+            return
         keep_alive = self._parser.should_keep_alive()
         connection = "" if keep_alive else "Connection: close\r\n"
         if keep_alive and b"connection" in self._headers:
@@ -263,11 +334,11 @@ class HttpConnection(asyncio.Protocol):
         if self._listener.trace is not None:
             path = self._url.decode("latin-1").partition("?")[0]
             self._listener.trace.request_answered("-", path, response.status, response.body)
+        self._unfinished_bytes = 0
+        self._release_body()
         self._transport.write(self._serialized(response, "Connection: close\r\n"))
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        # Bytes that arrive on a closed socket reset it, and the answer with it: read on a while.
-        self._listener.wheel.schedule(self, LINGER_SECONDS)
+        half_close(self._transport)
+        self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
     def _serialized(self, response: Response, connection: str, *, head_only: bool = False) -> bytes:
         status, body, content_type, headers = response
@@ -297,18 +368,26 @@ class HttpConnection(asyncio.Protocol):
     def _upgrade(self, rest: bytes) -> None:
         key = self._websocket_key()
         path, _, query = self._url.decode("latin-1").partition("?")
-        self._transport.write(
+        answer = (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key).encode()
         )
-        transport, listener = self._transport, self._listener
+        transport, turns = self._transport, self._turns
         protocol = upgrade_to_websocket(
-            listener, transport, path, query, self._headers.get(b"origin"), self._objection
+            self._listener,
+            transport,
+            answer,
+            path,
+            query,
+            self._headers.get(b"origin"),
+            self._objection,
         )
         self._end()
-        if not transport.is_reading():
-            # Answers to earlier requests still wait: the WebSocket begins as a slow client.
-            protocol.pause_writing()
+        if turns is not None:
+            if turns.is_held:
+                # Answers to earlier requests still wait: the WebSocket begins as a slow client.
+                protocol.pause_writing()
+            rest += turns.take_rest()
             transport.resume_reading()
         if rest:
             protocol.data_received(rest)

@@ -8,8 +8,10 @@ are one flush a turn.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Protocol
 
@@ -17,15 +19,36 @@ from websockets.protocol import Protocol as Framing
 
 from reverb_py.core.apps import App
 from reverb_py.core.hubs import Hubs
-from reverb_py.core.limits import AddressLimits
+from reverb_py.core.limits import AddressLimits, Objection, network_of
 from reverb_py.core.timer_wheel import Timed, TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.http_connection import HttpConnection
 
-__all__ = ["Connection", "ConnectionTrace", "Listener"]
+__all__ = ["Connection", "ConnectionTrace", "Deadlines", "Listener"]
 
 _BACKLOG = 4096
+_ACCEPTED_AT_ONCE = 64
 _RECEIVE_BUFFER_BYTES = 16_384
+_WAVE = 100
+_WAVE_SECONDS = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadlines:
+    """How long a client may take for what, in seconds."""
+
+    head: float = 10.0
+    """For a request's head, from its first byte or the connection's beginning."""
+    body: float = 30.0
+    """For a request's body, from the end of its head."""
+    keep_alive: float = 75.0
+    """To the next request."""
+    pong: float = 30.0
+    """To say anything at all, from the first of two pings on."""
+    linger: float = 5.0
+    """To go, once it has been told the end."""
+    turn: float = 0.001
+    """To be served, when it has sent more than a piece at once, until it is everybody's turn."""
 
 
 class Connection(Timed, Protocol):
@@ -56,7 +79,8 @@ class Listener:
 
     `wheel` keeps the deadlines of all of them and is advanced here. `max_request_bytes` bounds an
     HTTP request's body. `max_buffered_bytes` bounds what may wait for one slow WebSocket client
-    before it is closed with 4100. `clock` is seconds since 1970.
+    before it is closed with 4100, and `max_waiting_bytes` all bodies together of requests that are
+    not signed and have not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
     """
 
     def __init__(
@@ -67,7 +91,9 @@ class Listener:
         *,
         max_request_bytes: int,
         max_buffered_bytes: int,
+        max_waiting_bytes: int = 0,
         clock: Callable[[], float],
+        deadlines: Deadlines = Deadlines(),
         address_limits: AddressLimits | None = None,
         trace: ConnectionTrace | None = None,
     ) -> None:
@@ -82,11 +108,15 @@ class Listener:
         self.http_api = http_api
         self.max_request_bytes = max_request_bytes
         self.max_buffered_bytes = max_buffered_bytes
+        self.max_waiting_bytes = max_waiting_bytes
+        self.waiting_bytes = 0
         self.wheel = wheel
         self.connections: set[Connection] = set()
         # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
         self.spare_framings: dict[int, Framing] = {}
         self.call_soon = self._loop.call_soon
+        self.time = self._loop.time
+        self.deadlines = deadlines
         self._address_limits = address_limits
         self._addresses: dict[asyncio.Transport, str] = {}
         self.trace = trace
@@ -99,12 +129,14 @@ class Listener:
             OSError: The address is in use or not this machine's.
         """
         self._server = await self._loop.create_server(
-            lambda: HttpConnection(self), host, port, backlog=_BACKLOG
+            lambda: HttpConnection(self), host, port, backlog=_ACCEPTED_AT_ONCE
         )
         for listening in self._server.sockets:
-            # What one client may have waiting is handled in one go, before anybody's next turn;
-            # accepted connections inherit the bound.
+            # Accepted connections inherit this bound on what one client may have waiting.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            # asyncio accepts as many connections in one go as may wait, before anybody's next turn.
+            with socket.socket(fileno=os.dup(listening.fileno())) as same:
+                same.listen(_BACKLOG)
         self._advance_wheel()
         listening_port: int = self._server.sockets[0].getsockname()[1]
         return listening_port
@@ -113,32 +145,53 @@ class Listener:
         """
         Stop listening, close every connection, and wait until they are gone.
 
-        WebSocket clients are told to come back (4200). Whoever is still there after `grace_seconds`
-        is cut off.
+        WebSocket clients are told to come back (4200). They do so at once, so a crowd is told in
+        waves, within half of the time. Whoever is still there after `grace_seconds` is cut off.
         """
         self._is_stopping = True
         if self._server is not None:
             self._server.close()
-        for connection in list(self.connections):
-            connection.shut_down()
-        if self.connections:
-            self._all_closed = asyncio.Event()
-            try:
-                async with asyncio.timeout(grace_seconds):
+        self._all_closed = asyncio.Event()
+        try:
+            async with asyncio.timeout(grace_seconds):
+                await self._shut_down_in_waves(grace_seconds / 2)
+                if self.connections:
                     await self._all_closed.wait()
-            except TimeoutError:
-                for connection in list(self.connections):
-                    connection.abort()
+        except TimeoutError:
+            for connection in list(self.connections):
+                connection.abort()
         if self._timer is not None:
             self._timer.cancel()
 
-    def transport_opened(self, transport: asyncio.Transport) -> str | None:
+    async def _shut_down_in_waves(self, seconds: float) -> None:
+        leaving = list(self.connections)
+        waves = range(0, len(leaving), _WAVE)
+        pause = min(_WAVE_SECONDS, seconds / max(1, len(waves)))
+        for start in waves:
+            if start and pause:
+                await asyncio.sleep(pause)
+            for connection in leaving[start : start + _WAVE]:
+                if connection in self.connections:
+                    connection.shut_down()
+
+    def transport_opened(self, transport: asyncio.Transport) -> Objection | None:
         """Count a connection against its address's limits; return why it may not stay, or None."""
         if self._address_limits is None:
             return None
-        peer = transport.get_extra_info("peername")
-        address = self._addresses[transport] = str(peer[0]) if peer else ""
+        address = self._addresses[transport] = _address(transport)
         return self._address_limits.admit(address)
+
+    def objection_to_request(self, transport: asyncio.Transport) -> Objection | None:
+        """Count an HTTP request against its address's limit; return why it is refused, or None."""
+        if self._address_limits is None:
+            return None
+        return self._address_limits.admit_request(self._addresses[transport])
+
+    def address_of(self, transport: asyncio.Transport) -> str:
+        """Return what stands for the client's address where addresses are counted."""
+        if self._address_limits is None:
+            return _address(transport)
+        return self._addresses[transport]
 
     def transport_closed(self, transport: asyncio.Transport) -> None:
         """Forget a connection that was counted."""
@@ -169,3 +222,8 @@ class Listener:
         loop = self._loop
         self._timer = loop.call_later(self.wheel.resolution, self._advance_wheel)
         self.wheel.advance(loop.time())
+
+
+def _address(transport: asyncio.Transport) -> str:
+    peer = transport.get_extra_info("peername")
+    return network_of(str(peer[0])) if peer else ""

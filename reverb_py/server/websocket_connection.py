@@ -9,33 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, cast
+import math
+import re
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
-from websockets.protocol import OPEN, SEND_EOF, SERVER
+from websockets.protocol import OPEN, SERVER
 from websockets.protocol import Protocol as Framing
 from websockets.typing import BytesLike
+from websockets.utils import apply_mask
 
+from reverb_py.core.apps import BURST_SECONDS
 from reverb_py.core.session import Session
 from reverb_py.protocol import frames
 from reverb_py.protocol.errors import ErrorCode
-from reverb_py.protocol.signing import parse_query
+from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, half_close
 
 if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
+    from reverb_py.core.limits import Objection
     from reverb_py.server.listener import Listener
 
 __all__ = ["WebSocketConnection", "upgrade_to_websocket"]
 
-LINGER_SECONDS = 5.0
-"""Time a client has to answer a close frame before its connection is cut."""
-
-PONG_SECONDS = 30.0
-"""Time a silent client has to answer, from the first ping on."""
-
 _SUPPORTED_PROTOCOLS = ("5", "6", "7")
+_PROTOCOL = re.compile("(?:^|&)protocol=([^&]*)")
+_TEXT_FRAME_BYTE = 0x81
 _CLOSE_FRAME_BYTE = 0x88
+_MASKED = 0x80
 _CONTROL = (PING, PONG, CLOSE)
 
 # A line per closed connection says nothing; what matters is logged where it is decided.
@@ -52,14 +54,16 @@ class _Refused(Exception):
 def upgrade_to_websocket(
     listener: Listener,
     transport: asyncio.Transport,
+    answer: bytes,
     path: str,
     query: str,
     origin: bytes | None,
-    objection: str | None,
+    objection: Objection | None,
 ) -> WebSocketConnection:
     """
-    Hand over a connection whose 101 answer is written, to a session or to a cheap refusal.
+    Hand over a connection, to a session or to a cheap refusal.
 
+    `answer` is the 101 answer to its handshake, which goes out in one write with what comes first.
     `origin` is the request's header: where the page that connects came from. `objection` says why
     its address may have no further connection.
 
@@ -69,12 +73,12 @@ def upgrade_to_websocket(
     connection = WebSocketConnection(listener, transport)
     try:
         if objection is not None:
-            raise _Refused(ErrorCode.OVER_CAPACITY, objection)
+            raise _Refused(ErrorCode.OVER_CAPACITY, objection.message)
         hub = _hub_to_join(listener, path, query, origin)
     except _Refused as refusal:
-        connection.refuse(path, refusal.code, refusal.message)
+        connection.refuse(answer, path, refusal.code, refusal.message)
     else:
-        connection.begin(hub)
+        connection.begin(answer, hub)
     return connection
 
 
@@ -89,7 +93,8 @@ def _hub_to_join(listener: Listener, path: str, query: str, origin: bytes | None
         raise _Refused(ErrorCode.APP_DISABLED, "Application is disabled")
     if origin is not None and not hub.app.allows_origin(origin.decode("latin-1")):
         raise _Refused(ErrorCode.UNAUTHORIZED, "Origin not allowed")
-    if parse_query(query).get("protocol", "7") not in _SUPPORTED_PROTOCOLS:
+    protocol = _PROTOCOL.search(query)
+    if protocol is not None and protocol[1] not in _SUPPORTED_PROTOCOLS:
         raise _Refused(
             ErrorCode.UNSUPPORTED_PROTOCOL, "Unsupported protocol version: use 5, 6 or 7"
         )
@@ -107,10 +112,15 @@ class WebSocketConnection(asyncio.Protocol):
 
     A parser of frames is borrowed for as long as a frame or a fragmented message is unfinished,
     which for nearly every client is the length of one call: parsers are most of what a connection
-    would weigh. `_unparsed_bytes` tells when nothing is left in it.
+    would weigh. `_unparsed_bytes` tells when nothing is left in it. A message that comes alone and
+    whole needs no parser.
+
+    `_allowance` is how many more frames the client may send, now that so much time has passed. It
+    grows when the wheel ticks, which is cheaper than looking at a clock for every frame.
     """
 
     __slots__ = (
+        "_allowance",
         "_fragments",
         "_framing",
         "_last_received",
@@ -128,8 +138,9 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport = transport
         self._session: Session | None = None
         self._framing: Framing | None = None
-        self._fragments: list[BytesLike] | None = None
+        self._fragments: bytearray | None = None
         self._last_received = listener.wheel.tick
+        self._allowance: float = 0
         self._unanswered_pings = 0
         self._unparsed_bytes = 0
         self.timer_due = 0
@@ -137,17 +148,41 @@ class WebSocketConnection(asyncio.Protocol):
         listener.connection_opened(self)
         transport.set_protocol(self)
 
-    def begin(self, hub: Hub) -> None:
-        """Open a session with one app."""
-        self._session = Session(hub, self._transport.write, self._close)
-        self._listener.wheel.schedule(self, hub.app.ping_interval)
-        self._session.begin()
+    def begin(self, answer: bytes, hub: Hub) -> None:
+        """Open a session with one app; its hello goes out behind `answer`."""
+        write = self._transport.write
 
-    def refuse(self, path: str, code: ErrorCode, message: str) -> None:
-        """Say why there will be no session, and close."""
+        def write_hello(hello: bytes) -> None:
+            session.deliver = write
+            write(answer + hello)
+
+        session = self._session = Session(hub, write_hello, self)
+        self._allowance = hub.app.messages_per_second * BURST_SECONDS or math.inf
+        self._listener.wheel.schedule(self, hub.app.ping_interval)
+        session.begin()
+
+    def refuse(self, answer: bytes, path: str, code: ErrorCode, message: str) -> None:
+        """Say, behind `answer`, why there will be no session, and close."""
         if self._listener.trace is not None:
             self._listener.trace.connection_refused(path, code, message)
-        self._transport.write(frames.error(code, message) + frames.close_frame(code, message))
+        error, close = frames.error(code, message), frames.close_frame(code, message)
+        self._transport.write(answer + error + close)
+        self._linger()
+
+    # What the session asks of its client.
+
+    @property
+    def address(self) -> str:
+        """What stands for the client's address where addresses are counted."""
+        return self._listener.address_of(self._transport)
+
+    def close(self, code: ErrorCode, reason: str) -> None:
+        """Close for a reason that is Pusher's: a message and a close frame with the same code."""
+        if self._session is None:
+            return
+        self._deliver_pending(code, reason)
+        self._transport.write(frames.error(code, reason) + frames.close_frame(code, reason))
+        self._end_session()
         self._linger()
 
     # What the transport calls.
@@ -155,27 +190,48 @@ class WebSocketConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         session = self._session
         if session is None:
-            if data[0] == _CLOSE_FRAME_BYTE:
-                self._transport.close()
+            self._discard(data)
             return
-        self._last_received = self._listener.wheel.tick
+        if len(data) > PIECE_BYTES:
+            Turns(self._listener, self._transport, self).serve(data)
+            return
+        listener, app = self._listener, session.hub.app
+        if self._last_received != listener.wheel.tick:
+            self._note_time(app.messages_per_second)
         self._unanswered_pings = 0
-        max_size = session.hub.app.max_message_bytes
-        spare_framings = self._listener.spare_framings
+        max_size = app.max_message_bytes
+        if self._framing is None and self._allowance >= 1:
+            payload = _payload_of_whole_text(data, max_size)
+            if payload is not None:
+                self._allowance -= 1
+                self._text_received(payload)
+                return
+        spare_framings = listener.spare_framings
         framing = self._framing or spare_framings.pop(max_size, None)
         if framing is None:
-            framing = Framing(SERVER, max_size=max_size, logger=_framing_log)
+            framing = Framing(SERVER, max_size=max_size or None, logger=_framing_log)
         self._framing = framing
         framing.receive_data(data)
         unparsed = self._unparsed_bytes + len(data)
-        for event in framing.events_received():
-            frame = cast(Frame, event)
-            if self._listener.trace is not None and frame.opcode in _CONTROL:
+        # Behind the handshake, frames are all there is.
+        received: list[Any] = framing.events_received()
+        count = len(received)
+        # Each bit of a frame that dribbles in costs as much as a frame.
+        self._allowance -= count or len(data) < PIECE_BYTES
+        if self._allowance < 0:
+            del received[count + math.floor(self._allowance) :]
+        for frame in received:
+            if listener.trace is not None and frame.opcode in _CONTROL:
                 self._trace_control_frame(session, f"Received: {frame.opcode.name.lower()}")
             unparsed -= _wire_length(len(frame.data))
             self._frame_received(frame)
-            if self._session is None:
+            if self._session is None or (count > 1 and self._transport.is_closing()):
                 return
+        if self._allowance < 0:
+            self.close(
+                ErrorCode.OVER_CAPACITY, f"More than {app.messages_per_second} messages in a second"
+            )
+            return
         if framing.writes:
             self._write_control_frames(framing)
             if self._session is None:
@@ -183,7 +239,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._unparsed_bytes = unparsed
         if unparsed == 0 and framing.current_size is None:
             self._framing = None
-            if framing.max_message_size == max_size:
+            if (framing.max_message_size or 0) == max_size:
                 spare_framings[max_size] = framing
             else:
                 # It was made before the app's limit changed, and must not outlive its message.
@@ -199,10 +255,14 @@ class WebSocketConnection(asyncio.Protocol):
             self._session.deliver = self._deliver_to_slow_client
 
     def resume_writing(self) -> None:
-        if self._session is not None and self._session.deliver is not _discard:
+        if self._session is not None and self._session.deliver is not _discard_frame:
             self._session.deliver = self._transport.write
 
-    # What the timer wheel and the listener call.
+    # What its turns, the timer wheel and the listener call.
+
+    def piece_bytes(self) -> int:
+        """Return how much is served at once."""
+        return PIECE_BYTES
 
     def on_timer(self) -> None:
         """Ask a silent client whether it lives, ask once more, then close; or end the lingering."""
@@ -224,13 +284,13 @@ class WebSocketConnection(asyncio.Protocol):
             session.deliver(frames.WEBSOCKET_PING)
             self._trace_control_frame(session, "Sent: ping")
         else:
-            self._close(ErrorCode.PONG_NOT_RECEIVED, "Pong reply not received in time")
+            self.close(ErrorCode.PONG_NOT_RECEIVED, "Pong reply not received in time")
             return
-        wheel.schedule(self, PONG_SECONDS / 2)
+        wheel.schedule(self, self._listener.deadlines.pong / 2)
 
     def shut_down(self) -> None:
         """Tell the client to come back at once, and close."""
-        self._close(ErrorCode.RECONNECT, "Server is shutting down: reconnect")
+        self.close(ErrorCode.RECONNECT, "Server is shutting down: reconnect")
 
     def abort(self) -> None:
         """Cut the connection off."""
@@ -238,19 +298,29 @@ class WebSocketConnection(asyncio.Protocol):
 
     # Incoming frames.
 
+    def _note_time(self, messages_per_second: int) -> None:
+        """Note that the client lives, and what it may send for the time that has passed."""
+        wheel = self._listener.wheel
+        if messages_per_second:
+            earned = wheel.seconds_since(self._last_received) * messages_per_second
+            most = messages_per_second * BURST_SECONDS
+            self._allowance = min(most, self._allowance + earned)
+        else:
+            self._allowance = math.inf
+        self._last_received = wheel.tick
+
     def _frame_received(self, frame: Frame) -> None:
         opcode = frame.opcode
         if opcode is TEXT:
             if frame.fin:
                 self._text_received(frame.data)
             else:
-                self._fragments = [frame.data]
+                self._fragments = bytearray(frame.data)
         elif opcode is CONT and self._fragments is not None:
-            # Empty fragments are legal, and no limit would ever stop them from piling up.
-            if frame.data:
-                self._fragments.append(frame.data)
+            # In one piece: thousands of fragments of a byte would each weigh as much as fifty.
+            self._fragments += frame.data
             if frame.fin:
-                text = b"".join(self._fragments)
+                text = self._fragments
                 self._fragments = None
                 self._text_received(text)
         elif opcode is BINARY:
@@ -268,16 +338,16 @@ class WebSocketConnection(asyncio.Protocol):
     # Slow clients.
 
     def _deliver_to_slow_client(self, frame: bytes) -> None:
-        buffered = self._transport.get_write_buffer_size()
-        if buffered + len(frame) <= self._listener.max_buffered_bytes:
+        most = self._listener.max_buffered_bytes
+        if not most or self._transport.get_write_buffer_size() + len(frame) <= most:
             self._transport.write(frame)
         elif self._session is not None:
             # Leaving the channels now would disturb the delivery that is going on.
-            self._session.deliver = _discard
+            self._session.deliver = _discard_frame
             self._listener.call_soon(self._overflowed)
 
     def _overflowed(self) -> None:
-        self._close(
+        self.close(
             ErrorCode.OVER_CAPACITY,
             f"Too slow: more than {self._listener.max_buffered_bytes} bytes are waiting",
         )
@@ -288,9 +358,8 @@ class WebSocketConnection(asyncio.Protocol):
         """Write the pongs and close frames that RFC 6455 asks for; end when it ended there."""
         session = self._session
         assert session is not None
-        for chunk in framing.data_to_send():
-            if chunk != SEND_EOF:
-                session.deliver(chunk)
+        # The end of the stream stands among them as no bytes at all.
+        session.deliver(b"".join(framing.data_to_send()))
         sent = framing.close_sent
         if sent is not None and self._listener.trace is not None:
             self._listener.trace.connection_ending(
@@ -306,15 +375,6 @@ class WebSocketConnection(asyncio.Protocol):
         """Close for a reason that is WebSocket's, not Pusher's."""
         self._deliver_pending(code, reason)
         self._transport.write(frames.close_frame(code, reason))
-        self._end_session()
-        self._linger()
-
-    def _close(self, code: ErrorCode, reason: str) -> None:
-        """Close for a reason that is Pusher's: a message and a close frame with the same code."""
-        if self._session is None:
-            return
-        self._deliver_pending(code, reason)
-        self._transport.write(frames.error(code, reason) + frames.close_frame(code, reason))
         self._end_session()
         self._linger()
 
@@ -337,14 +397,51 @@ class WebSocketConnection(asyncio.Protocol):
             if self._framing is not None:
                 # Its generator refers to it: without this, only the garbage collector frees both.
                 self._framing.parser.close()
-            self._session = self._framing = None
-            session.deliver = _discard
+            self._session = self._framing = self._fragments = None
+            self._unparsed_bytes = 0
+            session.deliver = _discard_frame
             session.end()
 
     def _linger(self) -> None:
-        # Bytes that arrive on a closed socket reset it, and the close frame with it: read on. And a
-        # client that does not take its last frames would hold back the end for ever.
-        self._listener.wheel.schedule(self, LINGER_SECONDS)
+        # A client that neither answers nor takes its last frames would hold back the end for ever.
+        half_close(self._transport)
+        self._listener.wheel.schedule(self, self._listener.deadlines.linger)
+
+    def _discard(self, data: bytes) -> None:
+        """Throw away what comes behind the end; close when it is the answer to our close frame."""
+        self._unparsed_bytes += len(data)
+        if _is_close_frame(data):
+            self._transport.close()
+        elif self._unparsed_bytes > LINGER_BYTES:
+            self._transport.pause_reading()
+
+
+def _payload_of_whole_text(data: bytes, max_size: int) -> bytes | None:
+    """
+    Return the payload when one unfragmented text frame, and nothing else, was read; else None.
+
+    That is what nearly every client sends nearly every time, and so it is spared the parser, which
+    takes several times as long. What is not right is left to the parser to say.
+    """
+    if len(data) < 6 or data[0] != _TEXT_FRAME_BYTE or data[1] < _MASKED:
+        return None
+    length, start = data[1] - _MASKED, 6
+    if length >= 126:
+        if length == 127 or len(data) < 8:
+            return None
+        length, start = data[2] << 8 | data[3], 8
+    if len(data) != start + length or 0 < max_size < length:
+        return None
+    return apply_mask(data[start:], data[start - 4 : start])
+
+
+def _is_close_frame(data: bytes) -> bool:
+    """Tell whether a client's close frame, and nothing else, was read."""
+    return (
+        len(data) >= 2
+        and data[0] == _CLOSE_FRAME_BYTE
+        and len(data) == _wire_length(data[1] - _MASKED)
+    )
 
 
 def _wire_length(payload_bytes: int) -> int:
@@ -354,5 +451,5 @@ def _wire_length(payload_bytes: int) -> int:
     return payload_bytes + (8 if payload_bytes < 65536 else 14)
 
 
-def _discard(frame: bytes) -> None:
+def _discard_frame(frame: bytes) -> None:
     """Take the frames of a session that has ended."""

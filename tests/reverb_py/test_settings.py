@@ -84,8 +84,10 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "path_prefix": "",
         "max_request_bytes": 262_144,
         "max_buffered_bytes": 1_048_576,
+        "max_waiting_bytes": 67_108_864,
         "max_connections_per_address": 0,
         "connects_per_minute_per_address": 0,
+        "requests_per_second_per_address": 0,
         "shutdown_seconds": 5.0,
     }
     assert list(settings.apps) == [
@@ -95,12 +97,24 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
             secret=SECRET,
             ping_interval=60.0,
             activity_timeout=30,
-            max_connections=None,
+            max_connections=0,
             max_message_bytes=10_000,
             max_event_data_bytes=10_240,
+            messages_per_second=2_000,
+            malformed_messages_per_minute=60,
+            rate_limit=None,
             client_events_from=ClientEventsFrom.MEMBERS,
             client_events_per_second=10,
-            rate_limit=None,
+            client_events_per_second_per_address=0,
+            client_events_per_second_per_app=0,
+            max_channels_per_connection=1_000,
+            subscriptions_per_second=20,
+            max_presence_members=100,
+            max_presence_member_bytes=2_048,
+            max_watchlist=100,
+            authorization_seconds=0.0,
+            publishes_per_second=0,
+            reads_per_second=0,
         )
     ]
 
@@ -118,6 +132,10 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         ("REVERB_SERVER_PATH", "/", "path_prefix", ""),
         ("REVERB_MAX_REQUEST_SIZE", "1000", "max_request_bytes", 1_000),
         ("REVERB_MAX_BUFFERED_SIZE", "65536", "max_buffered_bytes", 65_536),
+        ("REVERB_MAX_WAITING_SIZE", "65536", "max_waiting_bytes", 65_536),
+        ("REVERB_MAX_CONNECTIONS_PER_ADDRESS", "20", "max_connections_per_address", 20),
+        ("REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS", "60", "connects_per_minute_per_address", 60),
+        ("REVERB_REQUESTS_PER_SECOND_PER_ADDRESS", "9", "requests_per_second_per_address", 9),
         ("REVERB_SHUTDOWN_SECONDS", "0", "shutdown_seconds", 0.0),
         ("REVERB_SHUTDOWN_SECONDS", "1.5", "shutdown_seconds", 1.5),
     ],
@@ -134,11 +152,9 @@ def test_a_server_setting_is_read_by_its_name(
         ("REVERB_APP_PING_INTERVAL", "1", "ping_interval", 1.0),
         ("REVERB_APP_PING_INTERVAL", "86400", "ping_interval", 86_400.0),
         ("REVERB_APP_ACTIVITY_TIMEOUT", "120", "activity_timeout", 120),
-        ("REVERB_APP_MAX_CONNECTIONS", "0", "max_connections", 0),
         ("REVERB_APP_MAX_CONNECTIONS", "5000", "max_connections", 5_000),
         ("REVERB_APP_MAX_MESSAGE_SIZE", "256", "max_message_bytes", 256),
         ("REVERB_APP_MAX_EVENT_DATA_SIZE", "1", "max_event_data_bytes", 1),
-        ("REVERB_APP_CLIENT_EVENTS_PER_SECOND", "0", "client_events_per_second", 0),
         (
             "REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM",
             "all",
@@ -157,6 +173,62 @@ def test_an_app_setting_is_read_by_its_name(
     name: str, text: str, field: str, value: object
 ) -> None:
     assert getattr(app_read(**{name: text}), field) == value
+
+
+LIMITS = {
+    "MAX_CONNECTIONS": "max_connections",
+    "MAX_MESSAGE_SIZE": "max_message_bytes",
+    "MAX_EVENT_DATA_SIZE": "max_event_data_bytes",
+    "MESSAGES_PER_SECOND": "messages_per_second",
+    "MALFORMED_MESSAGES_PER_MINUTE": "malformed_messages_per_minute",
+    "SUBSCRIPTIONS_PER_SECOND": "subscriptions_per_second",
+    "MAX_CHANNELS_PER_CONNECTION": "max_channels_per_connection",
+    "CLIENT_EVENTS_PER_SECOND": "client_events_per_second",
+    "CLIENT_EVENTS_PER_SECOND_PER_ADDRESS": "client_events_per_second_per_address",
+    "CLIENT_EVENTS_PER_SECOND_PER_APP": "client_events_per_second_per_app",
+    "PUBLISHES_PER_SECOND": "publishes_per_second",
+    "READS_PER_SECOND": "reads_per_second",
+    "MAX_PRESENCE_MEMBERS": "max_presence_members",
+    "MAX_PRESENCE_MEMBER_SIZE": "max_presence_member_bytes",
+    "MAX_WATCHLIST": "max_watchlist",
+}
+"""The limits of an app, as variables are called behind REVERB_APP_, and as fields of `App`."""
+
+
+@pytest.mark.parametrize("value", [0, 300])
+@pytest.mark.parametrize(("name", "field"), LIMITS.items())
+def test_every_limit_of_an_app_is_set_by_its_name_and_switched_off_with_0(
+    name: str, field: str, value: int
+) -> None:
+    assert getattr(app_read(**{f"REVERB_APP_{name}": str(value)}), field) == value
+
+
+@pytest.mark.parametrize("value", [0, 300])
+@pytest.mark.parametrize(("name", "field"), LIMITS.items())
+def test_every_limit_of_an_app_is_set_the_same_way_in_a_file(
+    tmp_path: Path, name: str, field: str, value: int
+) -> None:
+    file = tmp_path / "apps.json"
+    entry = {"id": "1", "key": "k", "secret": SECRET, name.lower(): value}
+    file.write_text(json.dumps({"apps": [entry]}))
+
+    [app] = Settings.from_environment({"REVERB_APPS_FILE": str(file)}).apps
+    assert getattr(app, field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("REVERB_MAX_REQUEST_SIZE", "max_request_bytes"),
+        ("REVERB_MAX_BUFFERED_SIZE", "max_buffered_bytes"),
+        ("REVERB_MAX_WAITING_SIZE", "max_waiting_bytes"),
+        ("REVERB_MAX_CONNECTIONS_PER_ADDRESS", "max_connections_per_address"),
+        ("REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS", "connects_per_minute_per_address"),
+        ("REVERB_REQUESTS_PER_SECOND_PER_ADDRESS", "requests_per_second_per_address"),
+    ],
+)
+def test_every_limit_of_the_server_is_switched_off_with_0(name: str, field: str) -> None:
+    assert getattr(read(**{name: "0"}), field) == 0
 
 
 @pytest.mark.parametrize("text", ["true", "TRUE", "(true)", "1", "yes", "on", "On"])
@@ -194,9 +266,17 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_SERVER_PATH", "/a b", "must be a plain path such as /realtime, not 'a b'"),
         ("REVERB_SERVER_PATH", "/a?b", "must be a plain path such as /realtime, not 'a?b'"),
         ("REVERB_SERVER_PATH", "/a#b", "must be a plain path such as /realtime, not 'a#b'"),
-        ("REVERB_MAX_REQUEST_SIZE", "999", "must be 1000 to 1073741824, not 999"),
+        (
+            "REVERB_MAX_REQUEST_SIZE",
+            "999",
+            "must be 1000 to 1073741824, or 0 for no limit, not 999",
+        ),
         ("REVERB_MAX_REQUEST_SIZE", "10k", "must be a whole number, not '10k'"),
-        ("REVERB_MAX_BUFFERED_SIZE", "65535", "must be 65536 to 1073741824, not 65535"),
+        (
+            "REVERB_MAX_BUFFERED_SIZE",
+            "65535",
+            "must be 65536 to 1073741824, or 0 for no limit, not 65535",
+        ),
         ("REVERB_SHUTDOWN_SECONDS", "soon", "must be a number, not 'soon'"),
         ("REVERB_SHUTDOWN_SECONDS", "-1", "must be 0 to 3600, not -1"),
         ("REVERB_SHUTDOWN_SECONDS", "nan", "must be 0 to 3600, not nan"),
@@ -208,8 +288,12 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_APP_ACTIVITY_TIMEOUT", "30.5", "must be a whole number, not '30.5'"),
         ("REVERB_APP_MAX_CONNECTIONS", "-1", "must be 0 to 1073741824, not -1"),
         ("REVERB_APP_MAX_CONNECTIONS", "many", "must be a whole number, not 'many'"),
-        ("REVERB_APP_MAX_MESSAGE_SIZE", "255", "must be 256 to 1073741824, not 255"),
-        ("REVERB_APP_MAX_EVENT_DATA_SIZE", "0", "must be 1 to 1073741824, not 0"),
+        (
+            "REVERB_APP_MAX_MESSAGE_SIZE",
+            "255",
+            "must be 256 to 1073741824, or 0 for no limit, not 255",
+        ),
+        ("REVERB_APP_MAX_EVENT_DATA_SIZE", "-1", "must be 0 to 1073741824, not -1"),
         ("REVERB_APP_CLIENT_EVENTS_PER_SECOND", "-1", "must be 0 to 1073741824, not -1"),
         ("REVERB_APP_RATE_LIMITING_ENABLED", "2", "must be true or false, not '2'"),
         ("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", "0", "must be 1 to 1073741824, not 0"),
@@ -390,9 +474,9 @@ FIRST = App(
     previous_secrets=("the-one-before-this-one",),
     enabled=False,
     allowed_origins=("shop.example.com", "*.example.org"),
-    max_channels_per_connection=None,
+    max_channels_per_connection=0,
     publishes_per_second=100,
-    reads_per_second=None,
+    reads_per_second=0,
     max_presence_members=500,
     max_presence_member_bytes=1_024,
     last_event_seconds=60.0,
@@ -479,11 +563,11 @@ def test_half_an_app_beside_a_file_is_refused(tmp_path: Path) -> None:
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "max_message_size": 1},
-            "apps[0].max_message_size must be 256 to 1073741824, not 1",
+            "apps[0].max_message_size must be 256 to 1073741824, or 0 for no limit, not 1",
         ),
         (
-            {"id": "1", "key": "k", "secret": SECRET, "max_event_data_size": 0},
-            "apps[0].max_event_data_size must be 1 to 1073741824, not 0",
+            {"id": "1", "key": "k", "secret": SECRET, "max_event_data_size": -1},
+            "apps[0].max_event_data_size must be 0 to 1073741824, not -1",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "client_events_per_second": -1},

@@ -67,21 +67,21 @@ class RecordingSession(Session):
     """
     A session that keeps what it was given to write, one entry a write, and how it was closed.
 
-    `comes_from` is the client's address.
+    It is its own client, with an `address`; `on_close` is what happens beyond that when it closes.
     """
 
-    __slots__ = ("closed", "comes_from", "writes")
+    __slots__ = ("address", "closed", "on_close", "writes")
 
     def __init__(self, hub: Hub) -> None:
         self.writes: list[bytes] = []
         self.closed: list[tuple[ErrorCode, str]] = []
-        self.comes_from = "192.0.2.1"
-        super().__init__(
-            hub,
-            self.writes.append,
-            lambda *close: self.closed.append(close),
-            lambda: self.comes_from,
-        )
+        self.address = "192.0.2.1"
+        self.on_close: Callable[[], object] = lambda: None
+        super().__init__(hub, self.writes.append, self)
+
+    def close(self, code: ErrorCode, reason: str) -> None:
+        self.closed.append((code, reason))
+        self.on_close()
 
     @classmethod
     def begun(cls, hub: Hub, *channels: str) -> RecordingSession:
@@ -95,12 +95,7 @@ class RecordingSession(Session):
 
     def end_when_closed(self) -> None:
         """From now on, leave when closed, as a connection has its session do."""
-
-        def close(code: ErrorCode, reason: str) -> None:
-            self.closed.append((code, reason))
-            self.end()
-
-        self.close = close
+        self.on_close = self.end
 
     def texts(self) -> list[str]:
         """Return the messages written so far and forget them."""

@@ -536,7 +536,7 @@ def test_client_events_of_one_address_are_limited_by_the_second_across_its_conne
     room = Room(replace(APP, client_events_per_second_per_address=2))
     room.subscribe("private-room")
     neighbour, stranger = room.other("private-room"), room.other("private-room")
-    stranger.comes_from = "198.51.100.1"
+    stranger.address = "198.51.100.1"
     refusal = error(4301, "Client event refused: more than 2 in a second from one address")
 
     assert room.say(WHISPER) == []
@@ -553,7 +553,7 @@ def test_client_events_of_one_app_are_limited_by_the_second_across_its_connectio
     room = Room(replace(APP, client_events_per_second_per_app=2))
     room.subscribe("private-room")
     other = room.other("private-room")
-    other.comes_from = "198.51.100.1"
+    other.address = "198.51.100.1"
     refusal = error(
         4301, "Client event refused: more than 2 in a second from all clients of the app"
     )
@@ -576,7 +576,7 @@ def test_what_a_connection_sends_too_often_takes_nothing_from_its_address_and_it
     room = Room(app)
     room.subscribe("private-room")
     neighbour, stranger = room.other("private-room"), room.other("private-room")
-    stranger.comes_from = "198.51.100.1"
+    stranger.address = "198.51.100.1"
 
     for _ in range(5):
         room.say(WHISPER)

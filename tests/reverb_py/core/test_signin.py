@@ -681,7 +681,7 @@ class Signins(RuleBasedStateMachine):
         session = self.desk.client()
         client = Client(session)
         self.present.append(client)
-        session.close = lambda code, reason: self._closed(client)
+        session.on_close = lambda: self._closed(client)
         return client
 
     @rule(client=clients, user_id=user_ids, watchlist=st.lists(user_ids, max_size=3))

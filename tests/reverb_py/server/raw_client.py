@@ -10,13 +10,14 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlencode
 
 import orjson
 
+from reverb_py.core.hub import Hub
 from reverb_py.protocol.signing import signed_query
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
 
@@ -36,10 +37,12 @@ __all__ = [
     "error_json",
     "frame",
     "handshake",
+    "hub_behind",
     "request",
     "request_with_long_answer",
     "serves",
     "text",
+    "turns_until",
     "websocket",
 ]
 
@@ -327,6 +330,21 @@ async def request_with_long_answer(server: TestServer, occupant: PusherClient) -
     path = f"/apps/{server.app.id}/channels"
     query = signed_query(server.app.key, server.app.secret, "GET", path, b"", int(time.time()))
     return request(f"GET {path}?{urlencode(query)}")
+
+
+def hub_behind(server: TestServer) -> Hub:
+    """Return the state of the server's first app, for what can't be seen from outside."""
+    return next(iter(server._running.hubs))
+
+
+async def turns_until(condition: Callable[[], bool]) -> int:
+    """Count the turns of the event loop, which is the server's too, until something holds."""
+    count = 0
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0)
+            count += 1
+    return count
 
 
 async def serves(server: TestServer) -> None:

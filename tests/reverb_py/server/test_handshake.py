@@ -206,16 +206,6 @@ async def test_a_client_over_the_connection_quota_is_refused_until_another_has_g
         await serves(server)
 
 
-async def test_an_app_without_places_refuses_its_first_client() -> None:
-    app = App(
-        id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", max_connections=0
-    )
-    async with serving(app) as server, connected_socket(server) as client:
-        await client.send(handshake())
-        assert await client.receive_head() == SWITCHING_PROTOCOLS
-        await client.receive_fatal_error(4004, "Application is over its connection quota")
-
-
 async def test_a_client_of_a_disabled_app_is_refused() -> None:
     app = App(id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", enabled=False)
     async with serving(app) as server, connected_socket(server) as client:

@@ -391,10 +391,12 @@ def test_one_app_cannot_sign_for_another() -> None:
 
 
 TOO_MANY_PUBLISHES = refusal(
-    429, "More than 2 publishes in a second; try again later", "Retry-After: 1\r\n"
+    429,
+    "More than 2 publishes and terminations in a second; try again in 1 s",
+    "Retry-After: 1\r\n",
 )
 TOO_MANY_READS = refusal(
-    429, "More than 2 reads in a second; try again later", "Retry-After: 1\r\n"
+    429, "More than 2 reads in a second; try again in 1 s", "Retry-After: 1\r\n"
 )
 
 
@@ -519,12 +521,60 @@ def test_a_key_is_forgotten_after_two_minutes(backend: Backend) -> None:
     assert backend.heard(listener) == [MADE]
 
 
-def test_a_repeated_event_is_answered_with_what_it_asks_for(backend: Backend) -> None:
+def test_a_repeated_event_is_answered_like_the_first_whoever_has_come_since(
+    backend: Backend,
+) -> None:
     answer = Response(200, b'{"channels":{"orders":{"subscription_count":1}}}')
     listener = backend.listener("orders")
+    assert backend.publish(idempotency_key="k", info="subscription_count") == answer
+
+    backend.listener("orders")
+    assert backend.publish(idempotency_key="k", info="subscription_count") == answer
+    assert backend.publish({KEY_HEADER: b"k"}) == answer
+
+    assert backend.heard(listener) == [MADE]
+
+
+def test_a_key_goes_with_the_first_question_and_its_answer(backend: Backend) -> None:
+    backend.listener("orders")
+
+    assert backend.publish(idempotency_key="k") == EMPTY
+    assert backend.publish(idempotency_key="k", info="subscription_count") == EMPTY
+
+
+def test_a_batch_that_is_repeated_is_answered_like_the_first(backend: Backend) -> None:
+    listener = backend.listener("orders")
+    events = [{"name": "made", "channel": "orders", "data": n} for n in "12"]
+    batch = {"batch": [events[0] | {"info": "subscription_count"}, events[1]]}
+    answer = Response(200, b'{"batch":[{"subscription_count":1},{}]}')
 
     for _ in range(2):
-        assert backend.publish(idempotency_key="k", info="subscription_count") == answer
+        assert backend.ask("POST", "/batch_events", batch, headers={KEY_HEADER: b"k"}) == answer
+        backend.listener("orders")
+
+    assert backend.heard(listener) == [MADE, MADE.replace('"1"', '"2"')]
+
+
+def test_the_key_of_a_batch_is_not_the_key_of_an_event(backend: Backend) -> None:
+    listener = backend.listener("orders")
+    batch = {"batch": [{"name": "made", "channel": "orders", "data": "2"}]}
+
+    backend.publish({KEY_HEADER: b"k"}, info="subscription_count")
+    assert backend.ask("POST", "/batch_events", batch, headers={KEY_HEADER: b"k"}) == EMPTY
+
+    assert backend.heard(listener) == [MADE, MADE.replace('"1"', '"2"')]
+
+
+def test_an_event_may_be_repeated_within_a_batch(backend: Backend) -> None:
+    listener = backend.listener("orders")
+    backend.publish(idempotency_key="k", info="subscription_count", channels=["orders", "other"])
+    backend.listener("orders")
+    event = {"name": "made", "data": "1", "idempotency_key": "k"}
+    batch = {"batch": [event | {"channel": channel} for channel in ("other", "orders", "third")]}
+
+    assert backend.ask("POST", "/batch_events", batch) == Response(
+        200, b'{"batch":[{"subscription_count":0},{"subscription_count":1},{}]}'
+    )
 
     assert backend.heard(listener) == [MADE]
 
@@ -581,16 +631,20 @@ def test_a_key_in_the_head_holds_for_the_whole_batch(backend: Backend) -> None:
 def test_each_event_of_a_batch_may_have_a_key(backend: Backend) -> None:
     listener = backend.listener("orders")
     event = {"name": "made", "channel": "orders"}
-    first = {"batch": [event | {"data": "1", "idempotency_key": "k1"}, event | {"data": "2"}]}
+    counted = {"data": "1", "idempotency_key": "k1", "info": "subscription_count"}
+    first = {"batch": [event | counted, event | {"data": "2"}]}
     second = {
         "batch": [
-            event | {"data": "1", "idempotency_key": "k1", "info": "subscription_count"},
+            event | {"data": "1", "idempotency_key": "k1"},
             event | {"data": "3", "idempotency_key": "k3"},
             event | {"data": "3", "idempotency_key": "k3"},
         ]
     }
 
-    assert backend.ask("POST", "/batch_events", first) == EMPTY
+    assert backend.ask("POST", "/batch_events", first) == Response(
+        200, b'{"batch":[{"subscription_count":1},{}]}'
+    )
+    backend.listener("orders")
     assert backend.ask("POST", "/batch_events", second) == Response(
         200, b'{"batch":[{"subscription_count":1},{},{}]}'
     )
@@ -624,7 +678,7 @@ async def test_a_refusal_for_haste_says_on_the_wire_when_to_come_back() -> None:
         assert (await client.receive_answer()).status == 200
         answer = await client.receive_answer()
         assert answer.status == 429
-        assert answer.body == b"More than 1 reads in a second; try again later"
+        assert answer.body == b"More than 1 reads in a second; try again in 1 s"
         assert answer.headers["retry-after"] == "1"
 
 

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from urllib.parse import urlencode
 
 import orjson
 import pytest
 
 from reverb_py.protocol.signing import signed_query
-from reverb_py.server import http_connection
+from reverb_py.server.listener import Deadlines
 from reverb_py.testing import TestServer, serving
 from tests.reverb_py.server.raw_client import (
     RawClient,
@@ -580,19 +581,14 @@ async def test_an_offer_may_come_with_the_wish_to_end_the_connection(server: Tes
 
 
 @pytest.fixture
-def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten the deadlines, so that each is told from the others."""
-    deadlines = {
-        http_connection._Stage.IDLE: 0.2,
-        http_connection._Stage.HEAD: 0.1,
-        http_connection._Stage.BODY: 0.15,
-    }
-    monkeypatch.setattr(http_connection, "_DEADLINES", deadlines)
-    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.1)
-    monkeypatch.setattr(http_connection, "LINGER_SECONDS", 0.1)
+async def impatient_server() -> AsyncIterator[TestServer]:
+    """Serve with short deadlines, each to be told from the others."""
+    deadlines = Deadlines(head=0.1, body=0.15, keep_alive=0.2, linger=0.1)
+    async with serving(timer_resolution=0.02, deadlines=deadlines) as server:
+        yield server
+        await serves(server)
 
 
-@pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize(
     "sent",
     [
@@ -607,16 +603,15 @@ def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 @pytest.mark.parametrize("before", [b"", UP])
 async def test_a_slow_request_is_answered_with_408(
-    server: TestServer, before: bytes, sent: bytes
+    impatient_server: TestServer, before: bytes, sent: bytes
 ) -> None:
-    async with connected_socket(server) as client:
+    async with connected_socket(impatient_server) as client:
         await client.send(before + sent)
         if before:
             assert (await client.receive_answer()).body == HEALTHY
         await receive_refusal(client, 408, "The request took too long to arrive")
 
 
-@pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize(
     "beginning",
     [
@@ -627,9 +622,9 @@ async def test_a_slow_request_is_answered_with_408(
     ],
 )
 async def test_a_request_that_dribbles_in_does_not_get_more_time(
-    server: TestServer, beginning: bytes
+    impatient_server: TestServer, beginning: bytes
 ) -> None:
-    async with connected_socket(server) as client:
+    async with connected_socket(impatient_server) as client:
         await client.send(beginning)
         answer = asyncio.create_task(client.receive_answer())
         while not answer.done():
@@ -638,21 +633,19 @@ async def test_a_request_that_dribbles_in_does_not_get_more_time(
         assert (await answer).body == b"The request took too long to arrive"
 
 
-@pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize("sent", [b"", b"\r\n", UP])
 async def test_a_connection_that_idles_is_closed_without_a_word(
-    server: TestServer, sent: bytes
+    impatient_server: TestServer, sent: bytes
 ) -> None:
-    async with connected_socket(server) as client:
+    async with connected_socket(impatient_server) as client:
         await client.send(sent)
         if sent == UP:
             assert (await client.receive_answer()).body == HEALTHY
         await client.receive_end()
 
 
-@pytest.mark.usefixtures("_impatience")
-async def test_empty_lines_do_not_keep_a_connection(server: TestServer) -> None:
-    async with connected_socket(server) as client:
+async def test_empty_lines_do_not_keep_a_connection(impatient_server: TestServer) -> None:
+    async with connected_socket(impatient_server) as client:
         ended = asyncio.create_task(client.receive_end())
         while not ended.done():
             client.writer.write(b"\r\n")
@@ -660,13 +653,13 @@ async def test_empty_lines_do_not_keep_a_connection(server: TestServer) -> None:
         await ended
 
 
-async def test_each_of_many_requests_has_a_time_of_its_own(
-    server: TestServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(http_connection._DEADLINES, http_connection._Stage.HEAD, 0.4)
+async def test_each_of_many_requests_has_a_time_of_its_own() -> None:
     half = len(UP) // 2
     loop = asyncio.get_running_loop()
-    async with connected_socket(server) as client:
+    async with (
+        serving(timer_resolution=0.02, deadlines=Deadlines(head=0.4)) as server,
+        connected_socket(server) as client,
+    ):
         await client.send(UP[:half])
         end = loop.time() + 0.6
         while loop.time() < end:
@@ -676,15 +669,14 @@ async def test_each_of_many_requests_has_a_time_of_its_own(
             await asyncio.sleep(0.02)
 
 
-@pytest.mark.usefixtures("_impatience")
 @pytest.mark.parametrize("last", [b"", b"GET /", request("GET /up", "Connection: close")])
 async def test_a_client_that_never_reads_its_answers_is_cut_off(
-    server: TestServer, last: bytes
+    impatient_server: TestServer, last: bytes
 ) -> None:
     async with (
-        server.connected() as occupant,
-        connected_socket(server, receive_buffer=4_096) as client,
+        impatient_server.connected() as occupant,
+        connected_socket(impatient_server, receive_buffer=4_096) as client,
     ):
-        asked = await request_with_long_answer(server, occupant)
+        asked = await request_with_long_answer(impatient_server, occupant)
         await client.send(asked * 200 + last)
         await client.send_until_cut_off(b"\r\n")

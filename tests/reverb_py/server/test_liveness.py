@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from reverb_py.core.apps import App
-from reverb_py.server import websocket_connection
+from reverb_py.server.listener import Deadlines
 from reverb_py.testing import TestServer, serving
 from tests.reverb_py.server.raw_client import (
     CLOSE,
@@ -29,11 +29,10 @@ PUSHER_PING = b'{"event":"pusher:ping","data":"{}"}'
 
 
 @pytest.fixture
-async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TestServer]:
+async def server() -> AsyncIterator[TestServer]:
     """Serve an app that asks soon, and see that it still serves."""
-    monkeypatch.setattr(websocket_connection, "PONG_SECONDS", 0.2)
-    monkeypatch.setattr(websocket_connection, "LINGER_SECONDS", 0.1)
-    async with serving(APP, timer_resolution=0.02) as server:
+    deadlines = Deadlines(pong=0.2, linger=0.1)
+    async with serving(APP, timer_resolution=0.02, deadlines=deadlines) as server:
         yield server
         await serves(server)
 

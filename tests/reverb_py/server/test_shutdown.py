@@ -1,11 +1,16 @@
 """Stopping: WebSocket clients are sent away to come back, requests in progress are not kept."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 
-from reverb_py.server import websocket_connection
+from reverb_py.core.hubs import Hubs
+from reverb_py.core.timer_wheel import TimerWheel
+from reverb_py.server.http_api import HttpApi
+from reverb_py.server.listener import Deadlines, Listener
 from reverb_py.testing import PATIENCE, TestServer, serving
 from tests.reverb_py.server.raw_client import (
     connected_socket,
@@ -18,13 +23,10 @@ from tests.reverb_py.server.raw_client import (
 GOODBYE = "Server is shutting down: reconnect"
 
 
-@pytest.fixture
-def _endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing but the clients' own answers end their connections."""
-    monkeypatch.setattr(websocket_connection, "LINGER_SECONDS", 1_000)
+ENDLESS_PATIENCE = Deadlines(linger=1_000)
+"""Nothing but the clients' own answers ends their connections."""
 
 
-@pytest.mark.usefixtures("_endless_patience")
 async def test_clients_are_told_to_reconnect_and_waited_for_until_they_have_heard() -> None:
     opened = asyncio.Semaphore(0)
 
@@ -40,7 +42,7 @@ async def test_clients_are_told_to_reconnect_and_waited_for_until_they_have_hear
     async with (
         asyncio.timeout(PATIENCE),
         asyncio.TaskGroup() as clients,
-        serving(shutdown_seconds=1_000) as server,
+        serving(shutdown_seconds=1_000, deadlines=ENDLESS_PATIENCE) as server,
     ):
         clients.create_task(stay(server))
         clients.create_task(stay(server, "orders"))
@@ -49,10 +51,9 @@ async def test_clients_are_told_to_reconnect_and_waited_for_until_they_have_hear
             await opened.acquire()
 
 
-@pytest.mark.usefixtures("_endless_patience")
 async def test_clients_that_do_not_answer_are_cut_off_when_the_grace_is_over() -> None:
     async with asyncio.timeout(PATIENCE), AsyncExitStack() as connections:
-        async with serving(shutdown_seconds=0.1) as server:
+        async with serving(shutdown_seconds=0.1, deadlines=ENDLESS_PATIENCE) as server:
             client = await connections.enter_async_context(connected_socket(server))
             await client.open_websocket()
         assert await client.receive_text() == error_json(4200, GOODBYE)
@@ -94,3 +95,57 @@ async def test_the_port_is_closed_afterwards() -> None:
     with pytest.raises(ConnectionRefusedError):
         async with connected_socket(server):
             pass
+
+
+class Guest:
+    """A connection that goes as soon as it is told to."""
+
+    def __init__(self, listener: Listener, told: list[float]) -> None:
+        self.timer_due = self.timer_slot = 0
+        self._listener = listener
+        self._told = told
+        listener.connection_opened(self)
+
+    def on_timer(self) -> None: ...
+
+    def shut_down(self) -> None:
+        self._told.append(asyncio.get_running_loop().time())
+        self._listener.connection_closed(self)
+
+    def abort(self) -> None:
+        self._listener.connection_closed(self)
+
+
+async def goodbyes(guests: int, grace_seconds: float) -> list[float]:
+    """Return when each guest of a listener that stops was told to go."""
+    hubs = Hubs([], lambda app: pytest.fail(f"{app} is none of ours"))
+    listener = Listener(
+        hubs,
+        HttpApi(hubs, time.time),
+        TimerWheel(0.0),
+        max_request_bytes=1_000,
+        max_buffered_bytes=1_000,
+        clock=time.time,
+    )
+    told: list[float] = []
+    for _ in range(guests):
+        Guest(listener, told)
+    await listener.stop(grace_seconds)
+    return told
+
+
+async def test_a_crowd_is_sent_away_in_waves_and_does_not_come_back_as_one() -> None:
+    told = await goodbyes(250, PATIENCE)
+
+    assert len(told) == 250
+    # A sleep may end a clock tick early.
+    pauses = [number for number, (a, b) in enumerate(pairwise(told), 1) if b - a > 0.09]
+    assert {100, 200} <= set(pauses)
+
+
+async def test_a_large_crowd_is_told_before_the_grace_is_over() -> None:
+    assert len(await goodbyes(5_000, 3.0)) == 5_000
+
+
+async def test_a_few_are_told_at_once_also_without_any_grace() -> None:
+    assert len(await goodbyes(250, 0.0)) == 250

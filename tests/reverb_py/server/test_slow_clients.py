@@ -6,7 +6,8 @@ import orjson
 import pytest
 
 from reverb_py.core.apps import App
-from reverb_py.server import websocket_connection
+from reverb_py.server.listener import Deadlines
+from reverb_py.server.transports import PIECE_BYTES
 from reverb_py.testing import PATIENCE, TestServer, serving
 from tests.reverb_py.server.raw_client import (
     CLOSE,
@@ -19,10 +20,12 @@ from tests.reverb_py.server.raw_client import (
     error_json,
     frame,
     handshake,
+    hub_behind,
     request_with_long_answer,
     serves,
     text,
 )
+from tests.support.sessions import RecordingSession
 
 BUFFERED = 100_000
 TOO_SLOW = f"Too slow: more than {BUFFERED} bytes are waiting"
@@ -83,23 +86,21 @@ async def test_a_slow_client_is_closed_with_4100_while_a_fast_one_gets_everythin
         await serves(server)
 
 
-async def test_a_client_that_never_reads_its_pongs_is_closed_too(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(websocket_connection, "LINGER_SECONDS", 0.1)
+async def test_a_client_that_never_reads_its_pongs_is_closed_too() -> None:
     many = frame(PING, b"p" * 125) * 500
-    async with serving(APP, max_buffered_bytes=BUFFERED, timer_resolution=0.02) as server:
+    async with serving(
+        APP, max_buffered_bytes=BUFFERED, timer_resolution=0.02, deadlines=Deadlines(linger=0.1)
+    ) as server:
         async with connected_socket(server, receive_buffer=4_096) as slow:
             await slow.open_websocket()
             await slow.send_until_cut_off(many)
         await serves(server)
 
 
-async def test_a_client_that_says_goodbye_and_never_reads_is_cut_off(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(websocket_connection, "LINGER_SECONDS", 0.1)
-    async with serving(APP, max_buffered_bytes=50_000_000, timer_resolution=0.02) as server:
+async def test_a_client_that_says_goodbye_and_never_reads_is_cut_off() -> None:
+    async with serving(
+        APP, max_buffered_bytes=50_000_000, timer_resolution=0.02, deadlines=Deadlines(linger=0.1)
+    ) as server:
         async with connected_socket(server, receive_buffer=4_096) as slow:
             await slow.open_websocket()
             await slow.send(text({"event": "pusher:subscribe", "data": {"channel": "orders"}}))
@@ -111,10 +112,11 @@ async def test_a_client_that_says_goodbye_and_never_reads_is_cut_off(
         await serves(server)
 
 
-async def test_a_client_that_catches_up_in_time_loses_nothing() -> None:
-    rounds = 30
+@pytest.mark.parametrize("bound", [10_000_000, 0])
+async def test_a_client_that_catches_up_in_time_loses_nothing(bound: int) -> None:
+    rounds = 100
     async with (
-        serving(APP, max_buffered_bytes=10_000_000) as server,
+        serving(APP, max_buffered_bytes=bound) as server,
         connected_socket(server, receive_buffer=4_096) as client,
     ):
         await client.open_websocket()
@@ -129,18 +131,20 @@ async def test_a_client_that_catches_up_in_time_loses_nothing() -> None:
 
 
 async def test_answers_left_unread_before_the_upgrade_count_as_well() -> None:
-    count = 200
+    count = 3
     async with (
         serving(APP, max_buffered_bytes=BUFFERED) as server,
         server.connected() as occupant,
         connected_socket(server, receive_buffer=4_096) as slow,
     ):
         asked = await request_with_long_answer(server, occupant)
-        await slow.send(
-            asked * count
-            + handshake()
-            + text({"event": "pusher:subscribe", "data": {"channel": "orders"}})
-        )
+        # Answers longer than what the system takes for a client that does not read.
+        RecordingSession.begun(hub_behind(server), *(f"{number:->200}" for number in range(10_000)))
+        subscribe = text({"event": "pusher:subscribe", "data": {"channel": "orders"}})
+        sent = asked * count + handshake() + subscribe
+        # More would be served only when these have been read.
+        assert len(sent) <= PIECE_BYTES
+        await slow.send(sent)
         await occupant.ping()
         assert await is_occupied_by(server, 0)
         for _ in range(count):

@@ -7,7 +7,7 @@ import tracemalloc
 import pytest
 
 from reverb_py.core.apps import App
-from reverb_py.server import websocket_connection
+from reverb_py.server.listener import Deadlines
 from reverb_py.testing import PATIENCE, TestServer, serving
 from tests.reverb_py.server.raw_client import (
     BINARY,
@@ -67,6 +67,24 @@ async def test_frames_of_several_clients_may_arrive_in_alternating_pieces(
             assert await client.receive_text() == PONG_MESSAGE
 
 
+@pytest.mark.parametrize("size", [23, 124, 125, 126, 127, 255, 256, 2_040, 2_041, 9_999, 10_000])
+async def test_a_message_that_comes_alone_may_have_any_length_up_to_the_limit(
+    server: TestServer, size: int
+) -> None:
+    async with websocket(server) as client:
+        message = PING_MESSAGE + b" " * (size - len(PING_MESSAGE))
+        for _ in range(2):
+            await client.send_apart(text(message))
+            assert await client.receive_text() == PONG_MESSAGE
+
+
+async def test_a_message_that_comes_alone_may_not_stand_in_another(server: TestServer) -> None:
+    async with websocket(server) as client:
+        await client.send_apart(frame(TEXT, b"{", final=False))
+        await client.send_apart(text(PING_MESSAGE))
+        await receive_failure(client, 1002, "expected a continuation frame")
+
+
 async def test_many_frames_in_one_segment_are_answered_in_order(server: TestServer) -> None:
     async with websocket(server) as client:
         sent = [{"event": "pusher:subscribe", "data": {"channel": f"c-{n}"}} for n in range(500)]
@@ -113,9 +131,17 @@ async def test_a_message_may_consist_of_fragments_without_bytes(server: TestServ
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
-async def test_fragments_without_bytes_do_not_pile_up(server: TestServer) -> None:
-    many = frame(CONTINUATION, b"", final=False) * 10_000
-    async with websocket(server) as client:
+@pytest.mark.parametrize("fragment", [b"", b"  "])
+async def test_fragments_weigh_no_more_than_their_bytes(fragment: bytes) -> None:
+    app = App(
+        id="1",
+        key="278d425bdf160c739803",
+        secret="7ad3773142a6692b25b8",
+        max_message_bytes=100_000,
+        messages_per_second=0,
+    )
+    many = frame(CONTINUATION, fragment, final=False) * 10_000
+    async with serving(app) as server, websocket(server) as client:
         await client.send(frame(TEXT, b"", final=False) + many)
         await client.send(frame(PING))
         assert await client.receive() == Frame(PONG, b"")
@@ -128,7 +154,7 @@ async def test_fragments_without_bytes_do_not_pile_up(server: TestServer) -> Non
             after, _ = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        assert after - before < 100_000
+        assert after - before < 200_000
         await client.send(frame(CONTINUATION, PING_MESSAGE))
         assert await client.receive_text() == PONG_MESSAGE
 
@@ -315,11 +341,8 @@ async def test_what_came_before_a_malformed_frame_is_acted_on_and_nothing_behind
 
 
 @pytest.mark.parametrize("behind", [b"", frame(TEXT, b"{}") * 1_000])
-async def test_a_client_that_ignores_its_close_frame_is_cut_off(
-    monkeypatch: pytest.MonkeyPatch, behind: bytes
-) -> None:
-    monkeypatch.setattr(websocket_connection, "LINGER_SECONDS", 0.05)
-    async with serving(timer_resolution=0.02) as server:
+async def test_a_client_that_ignores_its_close_frame_is_cut_off(behind: bytes) -> None:
+    async with serving(timer_resolution=0.02, deadlines=Deadlines(linger=0.05)) as server:
         async with websocket(server) as client:
             await client.send(frame(BINARY, b"{}") + behind)
             assert await client.receive_close() == (
@@ -339,6 +362,16 @@ async def test_the_limit_is_the_apps() -> None:
         assert await client.receive_text() == PONG_MESSAGE
         await client.send(text(b" " * 301))
         await receive_failure(client, 1009, "frame with 301 bytes exceeds limit of 300 bytes")
+
+
+async def test_a_message_may_have_no_limit() -> None:
+    app = App(
+        id="1", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", max_message_bytes=0
+    )
+    async with serving(app) as server, websocket(server) as client:
+        for size in (1_000, 100_000, 3_000_000):
+            await client.send(text(b" " * size + PING_MESSAGE))
+            assert await client.receive_text() == PONG_MESSAGE
 
 
 # Connections that break.
