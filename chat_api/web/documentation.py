@@ -151,6 +151,7 @@ code { background: var(--shade); padding: .1em .3em; border-radius: 3px;
 pre { background: var(--shade); border: 1px solid var(--line); border-radius: 6px;
   padding: .8rem 1rem; overflow-x: auto; margin: .4rem 0 1rem; }
 pre code { padding: 0; background: none; overflow-wrap: normal; }
+td:first-child code { overflow-wrap: normal; }
 table { border-collapse: collapse; width: 100%; margin: .4rem 0 1rem; font-size: .925rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem;
   border-bottom: 1px solid var(--line); }
