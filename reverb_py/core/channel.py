@@ -20,14 +20,32 @@ class Channel:
     `subscribers` keeps the order of subscription and, on a presence channel, each one's user id;
     `members` counts those users, and is None on other channels. `pending` are the frames of the
     current tick, in order, each with its place among all frames of the tick; it belongs to
-    `Delivery`.
+    `Delivery`. `elsewhere` are the subscribers on other nodes, as far as this one counts them;
+    `has_count_to_tell` belongs to the hub.
     """
 
-    __slots__ = ("kind", "members", "name", "pending", "subscribers")
+    __slots__ = (
+        "elsewhere",
+        "has_count_to_tell",
+        "kind",
+        "members",
+        "name",
+        "pending",
+        "subscribers",
+    )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, members: Members | None = None) -> None:
         self.name = name
         self.kind: ChannelKind = kind_of(name)
         self.subscribers: dict[Session, str | None] = {}
-        self.members = Members() if self.kind.access is Access.PRESENCE else None
+        if members is None and self.kind.access is Access.PRESENCE:
+            members = Members()
+        self.members = members
+        self.elsewhere = 0
+        self.has_count_to_tell = False
         self.pending: list[tuple[int, bytes]] = []
+
+    @property
+    def count(self) -> int:
+        """How many connections are subscribed, on all nodes."""
+        return len(self.subscribers) + self.elsewhere

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from reverb_py.core.bus import Alone, Census, MakeBus
 from reverb_py.core.channel import Channel
 from reverb_py.core.last_events import LastEvents
 from reverb_py.core.limits import ClientEventLimits
@@ -18,6 +19,7 @@ from reverb_py.protocol.errors import ErrorCode
 if TYPE_CHECKING:
     from reverb_py.core.apps import App
     from reverb_py.core.delivery import Delivery
+    from reverb_py.core.members import Members
     from reverb_py.core.notices import Notices
     from reverb_py.core.session import Session
     from reverb_py.core.timer_wheel import TimerWheel
@@ -26,6 +28,7 @@ __all__ = ["Hub", "Trace"]
 
 # Presence channels have members instead, and on encrypted ones Java would try to decrypt a count.
 _COUNTED = (Access.PUBLIC, Access.PRIVATE)
+_NEVER_CACHED = ("client-", "pusher:", "pusher_internal:")
 
 
 class Trace(Protocol):
@@ -48,13 +51,15 @@ class Hub:
 
     Subscribing, unsubscribing and disconnecting cost the same however many connections and
     channels there are; on a presence channel a join costs as much as its members' list is long.
-    `clock` returns seconds that never go backwards; `random` draws socket ids.
+    `clock` returns seconds that never go backwards; `random` draws socket ids. `make_bus` returns
+    the hub's line to other nodes.
     """
 
     __slots__ = (
         "_counts",
         "_notices",
         "app",
+        "bus",
         "channels",
         "client_event_limits",
         "clock",
@@ -79,6 +84,7 @@ class Hub:
         *,
         notices: Notices | None = None,
         trace: Trace | None = None,
+        make_bus: MakeBus = Alone,
     ) -> None:
         self.app = app
         self.delivery = delivery
@@ -95,6 +101,7 @@ class Hub:
         self.recent_batches = RecentKeys()
         self._notices = notices
         self._counts = SubscriptionCounts(wheel, self._announce_count)
+        self.bus = make_bus(self)
 
     @property
     def is_full(self) -> bool:
@@ -113,59 +120,96 @@ class Hub:
         for session in list(self.sessions.values()):
             session.close(code, reason)
 
-    # Subscriptions.
+    # Subscriptions: what sessions ask for.
 
     def subscribe(
         self, session: Session, name: str, user_id: str | None = None, info: bytes = b"null"
     ) -> None:
         """
-        Add the session to the channel and answer it; a session that is there is answered again.
+        Have the session subscribed and answer it; a session that is there is answered again.
 
         On a presence channel `user_id` says as whom, and `info`, which is JSON, what the others
-        learn of that user. Snapshot, join and announcement are one step: the others hear of a user
-        once, the one who joins gets nothing published before the acknowledgement, and a cache
-        channel's last event follows directly behind it (wire rule: subscription success).
+        learn of that user.
         """
-        channel = self.channels.get(name)
+        channel = session.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = Channel(name)
-            if self._notices is not None:
-                self._notices.channel_occupied(self.app, name)
-        is_new = session not in channel.subscribers
-        members = channel.members
-        if members is not None and is_new:
-            assert user_id is not None, "a presence subscription says who it is"
-            if members.join(user_id, info):
-                self.send(channel, frames.member_added(name, user_id, info))
-                if self._notices is not None:
-                    self._notices.member_added(self.app, name, user_id)
-        data = "{}" if members is None else members.snapshot()
-        session.reply(frames.subscription_succeeded(name, data))
-        if is_new:
-            self.delivery.joined(channel, session)
-            channel.subscribers[session] = user_id
-            session.channels[name] = channel
+            self.bus.enter(session, name, user_id, info)
+            return
+        self._acknowledge(session, channel)
         if channel.kind.cached:
             self._reply_with_last_event(session, name)
-        if is_new:
-            self._counts.changed(channel)
 
     def unsubscribe(self, session: Session, name: str) -> None:
         """Take the session out of the channel; it need not be there."""
         channel = session.channels.pop(name, None)
         if channel is None:
+            self.bus.withdraw(session, name)
             return
         user_id = channel.subscribers.pop(session)
-        if channel.members is not None and user_id is not None and channel.members.leave(user_id):
-            self.send(channel, frames.member_removed(name, user_id))
-            if self._notices is not None:
-                self._notices.member_removed(self.app, name, user_id)
+        self.bus.left(channel, user_id)
         if channel.subscribers:
-            self._counts.changed(channel)
+            self._count_changed_here(channel)
             return
         del self.channels[name]
+        self.bus.vacated(name)
+
+    # Subscriptions: the steps that the bus takes here.
+
+    def open(self, name: str, members: Members | None = None) -> Channel:
+        """Make a channel for its first subscriber; a presence channel may be told its members."""
+        channel = self.channels[name] = Channel(name, members)
+        return channel
+
+    def entered(self, session: Session, channel: Channel, user_id: str | None) -> None:
+        """
+        Add the session to the channel, and acknowledge it.
+
+        On a presence channel the user is among the members by now, which the others have heard of.
+        List and join are one step: the one who joins gets nothing published before the
+        acknowledgement, everything that is published after it, and a cache channel's last event
+        directly behind it (wire rule: subscription success).
+        """
+        self._acknowledge(session, channel)
+        self.delivery.joined(channel, session)
+        channel.subscribers[session] = user_id
+        session.channels[channel.name] = channel
+        if channel.kind.cached:
+            self._reply_with_last_event(session, channel.name)
+        self._count_changed_here(channel)
+
+    def announce_added(self, channel: Channel, user_id: str, info: bytes) -> None:
+        """Tell this node's subscribers of a new member."""
+        self.send(channel, frames.member_added(channel.name, user_id, info))
+
+    def announce_removed(self, channel: Channel, user_id: str) -> None:
+        """Tell this node's subscribers that a member has left."""
+        self.send(channel, frames.member_removed(channel.name, user_id))
+
+    def count_changed_elsewhere(self, channel: Channel) -> None:
+        """Tell this node's subscribers, in time, that the count has changed on another node."""
+        self._counts.changed(channel)
+
+    # What one node of all tells the app's backend.
+
+    def tell_occupied(self, name: str) -> None:
+        """Tell the backend that a channel has its first subscriber."""
+        if self._notices is not None:
+            self._notices.channel_occupied(self.app, name)
+
+    def tell_vacated(self, name: str) -> None:
+        """Tell the backend that a channel has lost its last subscriber."""
         if self._notices is not None:
             self._notices.channel_vacated(self.app, name)
+
+    def tell_added(self, name: str, user_id: str) -> None:
+        """Tell the backend that a presence channel has a new member."""
+        if self._notices is not None:
+            self._notices.member_added(self.app, name, user_id)
+
+    def tell_removed(self, name: str, user_id: str) -> None:
+        """Tell the backend that a presence channel has lost a member."""
+        if self._notices is not None:
+            self._notices.member_removed(self.app, name, user_id)
 
     # Events.
 
@@ -178,23 +222,50 @@ class Hub:
         An unknown socket id excludes nobody. Cache channels remember the event, whether or not
         somebody is subscribed; on others nothing is encoded where nobody is.
         """
-        excluded = None if excluded_socket_id is None else self.sessions.get(excluded_socket_id)
+        excluded = None
+        if excluded_socket_id is not None:
+            excluded = self.sessions.get(excluded_socket_id)
+            if excluded is not None:
+                excluded_socket_id = None
+        bus = self.bus
         for channel_name in channels:
             channel = self.channels.get(channel_name)
-            if channel is None:
+            if channel is not None:
+                is_cached = channel.kind.cached
+            else:
                 # The cheap look first: most channels of most apps have no cache.
-                if "cache-" in channel_name and kind_of(channel_name).cached:
-                    self._remember(name, data, channel_name, frames.event(name, channel_name, data))
-                continue
+                is_cached = "cache-" in channel_name and kind_of(channel_name).cached
+                if not is_cached and not bus.is_shared:
+                    continue
             frame = frames.event(name, channel_name, data)
-            self.send(channel, frame, excluded)
-            if channel.kind.cached:
-                self._remember(name, data, channel_name, frame)
+            if channel is not None:
+                self.send(channel, frame, excluded)
+            is_cached = is_cached and not name.startswith(_NEVER_CACHED)
+            if is_cached:
+                self.remember(channel_name, frame, data)
+            if bus.is_shared:
+                bus.publish(channel_name, frame, excluded_socket_id, data if is_cached else None)
 
-    def relay(self, sender: Session, channel: Channel, event: str, data: bytes) -> None:
+    def deliver_from_elsewhere(
+        self, name: str, frame: bytes, excluded_socket_id: str | None, data: str | None
+    ) -> None:
+        """Take what another node has published; `data` is there when it is to be remembered."""
+        if data is not None:
+            self.remember(name, frame, data)
+        channel = self.channels.get(name)
+        if channel is not None:
+            excluded = excluded_socket_id and self.sessions.get(excluded_socket_id)
+            self.send(channel, frame, excluded or None)
+
+    def relay(self, sender: Session, name: str, event: str, data: bytes) -> None:
         """Send a client event to everybody on the channel but its sender."""
-        user_id = channel.subscribers.get(sender)
-        self.send(channel, frames.client_event(event, channel.name, data, user_id), sender)
+        channel = self.channels.get(name)
+        user_id = None if channel is None else channel.subscribers.get(sender)
+        frame = frames.client_event(event, name, data, user_id)
+        self.bus.publish(name, frame, None, None)
+        if channel is None:
+            return
+        self.send(channel, frame, sender)
         if self._notices is not None:
             self._notices.client_event(
                 self.app, channel.name, event, data, sender.socket_id, user_id
@@ -206,24 +277,40 @@ class Hub:
             self.trace.broadcasting(self.app, channel.name, frame, len(channel.subscribers))
         self.delivery.publish(channel, frame, excluded)
 
+    def remember(self, channel: str, frame: bytes, data: str, seconds: float | None = None) -> None:
+        """Remember a cache channel's last event, for as long as the app says unless told."""
+        if seconds is None:
+            seconds = self.app.last_event_seconds
+        self.last_events.remember(channel, frame, data, seconds, self.clock())
+
     # Users.
 
     def sign_in(self, session: Session, user: SignedInUser) -> None:
         """Note a signed-in session, and tell it and whoever watches the user what that changes."""
-        if self.users.sign_in(session, user):
-            announcement = frames.watchlist_events([user.id], [])
-            for watcher in self.users.watchers_of(user.id):
-                if watcher is not session:
-                    watcher.reply(announcement)
-        if user.watchlist:
-            session.reply(frames.watchlist_events(*self.users.by_presence(user.watchlist)))
+        self.bus.sign_in(session, user)
 
     def sign_out(self, session: Session, user: SignedInUser) -> None:
         """Forget a signed-in session, and tell whoever watches the user if it was the last."""
-        if self.users.sign_out(session, user):
-            announcement = frames.watchlist_events([], [user.id])
-            for watcher in self.users.watchers_of(user.id):
+        self.bus.sign_out(session, user)
+
+    def announce_user(
+        self, user_id: str, *, is_online: bool, unless: Session | None = None
+    ) -> None:
+        """Tell this node's watchers, except one, that a user has come on- or gone offline."""
+        changed = ([user_id], []) if is_online else ([], [user_id])
+        announcement = frames.watchlist_events(*changed)
+        for watcher in self.users.watchers_of(user_id):
+            if watcher is not unless:
                 watcher.reply(announcement)
+
+    def tell_watchlist(
+        self, session: Session, user: SignedInUser, is_online: Callable[[str], bool]
+    ) -> None:
+        """Tell a session who of its watchlist is online, and who is not."""
+        if user.watchlist:
+            online = [watched for watched in user.watchlist if is_online(watched)]
+            offline = [watched for watched in user.watchlist if not is_online(watched)]
+            session.reply(frames.watchlist_events(online, offline))
 
     def terminate(self, user_id: str) -> None:
         """
@@ -231,6 +318,11 @@ class Hub:
 
         The code is 4009, on which clients do not come back by themselves.
         """
+        self.bus.terminate(user_id)
+        self.terminate_here(user_id)
+
+    def terminate_here(self, user_id: str) -> None:
+        """Close the user's connections that are on this node."""
         sessions = dict.fromkeys(self.users.connections_of(user_id))
         for channel in self.channels.values():
             if channel.members is not None and user_id in channel.members:
@@ -240,10 +332,32 @@ class Hub:
         for session in sessions:
             session.close(ErrorCode.UNAUTHORIZED, "Connection terminated by the application")
 
-    def _remember(self, name: str, data: str, channel: str, frame: bytes) -> None:
-        if not name.startswith(("client-", "pusher:", "pusher_internal:")):
-            seconds = self.app.last_event_seconds
-            self.last_events.remember(channel, frame, data, seconds, self.clock())
+    # What is known here.
+
+    def census(self, prefix: str, names: Sequence[str] | None = None) -> Census:
+        """Return what this node knows of the channels that begin so, or of those named."""
+        if names is None:
+            names = [name for name in self.channels if name.startswith(prefix)]
+        channels = {}
+        for name in names:
+            channel = self.channels.get(name)
+            if channel is not None:
+                members = channel.members
+                user_ids = () if members is None else members.ids
+                channels[name] = (len(channel.subscribers), user_ids)
+        return Census(channels, len(self.sessions))
+
+    @property
+    def wants_counts(self) -> bool:
+        """Whether anybody is told how many are subscribed to a channel."""
+        app = self.app
+        return app.subscription_counts or any(
+            "subscription_count" in webhook.kinds for webhook in app.webhooks
+        )
+
+    def _acknowledge(self, session: Session, channel: Channel) -> None:
+        data = "{}" if channel.members is None else channel.members.snapshot()
+        session.reply(frames.subscription_succeeded(channel.name, data))
 
     def _reply_with_last_event(self, session: Session, channel: str) -> None:
         last_event = self.last_events.recall(channel, self.clock())
@@ -254,9 +368,14 @@ class Hub:
         if self._notices is not None and self.last_events.is_first_miss(channel, self.clock()):
             self._notices.cache_miss(self.app, channel)
 
+    def _count_changed_here(self, channel: Channel) -> None:
+        channel.has_count_to_tell = True
+        self.bus.counted(channel)
+        self._counts.changed(channel)
+
     def _announce_count(self, channel: Channel) -> None:
-        count = len(channel.subscribers)
-        if self._notices is not None:
-            self._notices.subscription_count(self.app, channel.name, count)
+        if self._notices is not None and channel.has_count_to_tell:
+            channel.has_count_to_tell = False
+            self._notices.subscription_count(self.app, channel.name, channel.count)
         if self.app.subscription_counts and channel.kind.access in _COUNTED:
-            self.send(channel, frames.subscription_count(channel.name, count))
+            self.send(channel, frames.subscription_count(channel.name, channel.count))

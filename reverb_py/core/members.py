@@ -1,5 +1,7 @@
 """Who is in one presence channel."""
 
+from collections.abc import Collection
+
 import orjson
 
 __all__ = ["Members"]
@@ -31,6 +33,11 @@ class Members:
 
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._members
+
+    @property
+    def ids(self) -> Collection[str]:
+        """The ids of all users; what is returned changes with them."""
+        return self._members.keys()
 
     @property
     def user_ids(self) -> list[str]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from reverb_py.core.channel import Channel
     from reverb_py.core.hub import Hub
 
-__all__ = ["Client", "Session"]
+__all__ = ["Client", "Session", "full_message"]
 
 _CLIENT_EVENT_PREFIX = "client-"
 
@@ -65,6 +65,8 @@ class Session:
 
     `deliver` takes finished frames, must not block or raise, and is an attribute so that a
     connection can swap it when its client falls behind. `user` is whom the client has signed in as.
+    `entering` are the channels that it is to be subscribed to as soon as the bus has it so; they
+    belong to the bus.
     """
 
     __slots__ = (
@@ -74,6 +76,7 @@ class Session:
         "channels",
         "client",
         "deliver",
+        "entering",
         "hub",
         "socket_id",
         "user",
@@ -90,6 +93,7 @@ class Session:
         self.client = client
         self.user: SignedInUser | None = None
         self.channels: dict[str, Channel] = {}
+        self.entering: dict[str, object] | None = None
         self.socket_id = hub.new_socket_id()
         self._has_left = False
         self._authorization_deadline: _AuthorizationDeadline | None = None
@@ -114,7 +118,7 @@ class Session:
         self._is_authorized()
         if self.user is not None:
             hub.sign_out(self, self.user)
-        for name in list(self.channels):
+        for name in [*self.channels, *(self.entering or ())]:
             hub.unsubscribe(self, name)
         if hub.trace is not None:
             hub.trace.connection_closed(hub.app, self.socket_id)
@@ -217,15 +221,18 @@ class Session:
         try:
             user_id, info = self._admit(request)
         except _SubscriptionRefused as refusal:
-            # Channel handlers hear the first frame, connection handlers the second.
-            channel = request.channel[:MAX_NAME_LENGTH]
-            self.reply(
-                frames.subscription_error(channel, refusal.kind, refusal.message, refusal.status)
+            self.subscription_refused(
+                request.channel[:MAX_NAME_LENGTH], refusal.kind, refusal.status, refusal.message
             )
-            self.refuse(ErrorCode.REQUEST_REFUSED, refusal.message)
         else:
             # A client that lost track of its subscriptions recovers by asking again.
             self.hub.subscribe(self, request.channel, user_id, info)
+
+    def subscription_refused(self, channel: str, kind: str, status: int, message: str) -> None:
+        """Say why the client is not subscribed to a channel; the connection goes on."""
+        # Channel handlers hear the first frame, connection handlers the second.
+        self.reply(frames.subscription_error(channel, kind, message, status))
+        self.refuse(ErrorCode.REQUEST_REFUSED, message)
 
     def _admit(self, request: SubscribeData) -> tuple[str | None, bytes]:
         """
@@ -245,7 +252,8 @@ class Session:
                 f"Invalid channel name: 1 to {MAX_NAME_LENGTH} letters, digits and _ - = @ , . ;",
             )
         most = app.max_channels_per_connection
-        if most and len(self.channels) >= most and channel not in self.channels:
+        count = len(self.channels) + len(self.entering or ())
+        if most and count >= most and channel not in self.channels:
             raise _SubscriptionRefused(
                 "LimitReached", 403, f"A connection may subscribe to {most} channels at most"
             )
@@ -311,9 +319,7 @@ class Session:
         channel = self.hub.channels.get(request.channel)
         members = None if channel is None else channel.members
         if members and most and len(members) >= most and user_id not in members:
-            raise _SubscriptionRefused(
-                "LimitReached", 403, f"{request.channel} has {most} members already"
-            )
+            raise _SubscriptionRefused("LimitReached", 403, full_message(request.channel, most))
         return user_id, info
 
     def _signed_member(self, request: SubscribeData, channel_data: str) -> tuple[str, bytes]:
@@ -371,9 +377,8 @@ class Session:
         if objection := self._objection_to(message):
             self.refuse(ErrorCode.CLIENT_EVENT_REFUSED, f"Client event refused: {objection}")
             return
-        channel = self.hub.channels.get(message.channel or "")
-        if channel is not None:
-            self.hub.relay(self, channel, message.event, bytes(message.data))
+        assert message.channel is not None, "the objection would have been that there is none"
+        self.hub.relay(self, message.channel, message.event, bytes(message.data))
 
     def _objection_to(self, message: ClientMessage) -> str | None:
         """Say why this client may not send this event, or return None."""
@@ -402,6 +407,11 @@ class Session:
                 self.hub.clock(),
             )
         return None
+
+
+def full_message(channel: str, most: int) -> str:
+    """Say that a presence channel takes nobody else."""
+    return f"{channel} has {most} members already"
 
 
 class _AuthorizationDeadline:

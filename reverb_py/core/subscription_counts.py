@@ -41,7 +41,7 @@ class SubscriptionCounts:
         Crowds go one by one: when the last has left, nothing is due any more.
         """
         pause = self._waiting.get(channel)
-        if len(channel.subscribers) <= CROWD:
+        if channel.count <= CROWD:
             if pause is not None:
                 pause.is_due = False
             self._announce(channel)

@@ -44,15 +44,23 @@ class Users:
         """Note a session of a user; tell whether the user has come online with it."""
         sessions = self._connections.setdefault(user.id, {})
         sessions[session] = None
-        for watched in user.watchlist:
-            self._watchers.setdefault(watched, {})[session] = None
+        self.watch(session, user.watchlist)
         return len(sessions) == 1
+
+    def watch(self, session: Session, user_ids: Iterable[str]) -> None:
+        """Note that a session is told when one of these users comes or goes."""
+        for watched in user_ids:
+            self._watchers.setdefault(watched, {})[session] = None
 
     def sign_out(self, session: Session, user: SignedInUser) -> bool:
         """Forget a session of a user; tell whether the user has gone offline with it."""
         for watched in user.watchlist:
             _discard(self._watchers, watched, session)
         return _discard(self._connections, user.id, session)
+
+    def is_online(self, user_id: str) -> bool:
+        """Tell whether the user has a signed-in connection here."""
+        return user_id in self._connections
 
     def by_presence(self, user_ids: Iterable[str]) -> tuple[list[str], list[str]]:
         """Return which of the users are online and which are not."""

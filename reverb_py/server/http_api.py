@@ -9,12 +9,13 @@ import hashlib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import orjson
 
+from reverb_py.core.bus import Census, merged
 from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import TokenBucket
@@ -55,12 +56,17 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One whole answer. `headers` are finished lines, beside those that every answer carries."""
+    """
+    One whole answer. `headers` are finished lines, beside those that every answer carries.
+
+    When other nodes have a say in it, `coming` ends with the answer, and the rest means nothing.
+    """
 
     status: int
     body: bytes
     content_type: str = "application/json"
     headers: str = ""
+    coming: Awaitable["Response"] | None = None
 
 
 class _TooOften(InvalidRequest):
@@ -87,6 +93,7 @@ class _Route(NamedTuple):
 
 
 _EMPTY = Response(200, b"{}")
+_Known = TypeVar("_Known")
 
 
 class HttpApi:
@@ -117,7 +124,7 @@ class HttpApi:
         except _TooOften as exc:
             return text_response(exc.status, exc.message, f"Retry-After: {exc.retry_after}\r\n")
         except InvalidRequest as exc:
-            return text_response(exc.status, exc.message)
+            return _refusal(exc)
 
     def is_signed(self, head: Request) -> bool:
         """
@@ -245,6 +252,24 @@ class HttpApi:
             raise _TooOften(rate, what, math.ceil(bucket.seconds_until_next()))
 
 
+def _refusal(exc: InvalidRequest) -> Response:
+    return text_response(exc.status, exc.message)
+
+
+def _when(known: Awaitable[_Known] | None, finish: Callable[[_Known | None], Response]) -> Response:
+    """Finish an answer with what other nodes know; at once, with None, where there are none."""
+    if known is None:
+        return finish(None)
+
+    async def coming() -> Response:
+        response = finish(await known)
+        while response.coming is not None:
+            response = await response.coming
+        return response
+
+    return Response(0, b"", coming=coming())
+
+
 def text_response(status: int, message: str, headers: str = "") -> Response:
     """Return an answer for the developer who reads it."""
     return Response(status, message.encode(), "text/plain; charset=utf-8", headers)
@@ -254,21 +279,33 @@ def _publish_event(request: _SignedRequest) -> Response:
     hub = request.hub
     event = decode_event(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
     info = _allowed_info(event.info, event.channels)
-    attributes = _publish_once(hub, event, info, event.idempotency_key or _idempotency_key(request))
-    return _json({"channels": orjson.Fragment(attributes)}) if attributes else _EMPTY
+    key = event.idempotency_key or _idempotency_key(request)
+    if key is None and not info:
+        hub.publish(event.name, event.data, event.channels, event.socket_id)
+        settled = hub.bus.settled()
+        return _EMPTY if settled is None else _when(settled, lambda _: _EMPTY)
+
+    def finish(answers: list[bytes]) -> Response:
+        return _json({"channels": orjson.Fragment(answers[0])}) if answers[0] else _EMPTY
+
+    return _publish_once(hub, [(event, info, key)], finish)
 
 
 def _publish_batch(request: _SignedRequest) -> Response:
     hub = request.hub
     events = decode_batch(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
-    infos = [_allowed_info(event.info, event.channels) for event in events]
+    publishes = [
+        (event, _allowed_info(event.info, event.channels), event.idempotency_key)
+        for event in events
+    ]
     key = _idempotency_key(request)
-    body = None if key is None else hub.recent_batches.answer_to(key, hub.clock())
-    if body is None:
-        answers = [
-            _publish_once(hub, event, info, event.idempotency_key)
-            for event, info in zip(events, infos, strict=True)
-        ]
+
+    def publish(elsewhere: Mapping[str, bytes] | None) -> Response:
+        if elsewhere:
+            return Response(200, elsewhere[f"batch {key}"])
+        return _publish_once(hub, publishes, finish)
+
+    def finish(answers: list[bytes]) -> Response:
         body = b"{}"
         if any(answers):
             batch = [
@@ -278,27 +315,81 @@ def _publish_batch(request: _SignedRequest) -> Response:
             body = orjson.dumps({"batch": batch})
         if key is not None:
             hub.recent_batches.remember(key, body, hub.clock())
-    return Response(200, body)
+            hub.bus.answered({f"batch {key}": body})
+        return Response(200, body)
+
+    if key is None:
+        return publish(None)
+    body = hub.recent_batches.answer_to(key, hub.clock())
+    if body is not None:
+        return Response(200, body)
+    return _when(hub.bus.claim([f"batch {key}"]), publish)
 
 
-def _publish_once(hub: Hub, event: EventRequest, info: frozenset[str], key: str | None) -> bytes:
+def _publish_once(
+    hub: Hub,
+    publishes: list[tuple[EventRequest, frozenset[str], str | None]],
+    finish: Callable[[list[bytes]], Response],
+) -> Response:
     """
-    Publish an event, unless one was published under its key.
+    Publish events, each unless one was published under its key.
 
-    Returns the attributes of its channels, as JSON, as they were when it was published; nothing
-    when none were asked for.
+    `finish` gets the attributes of each one's channels, as JSON, as they were when it was
+    published; nothing when none were asked for.
     """
-    if key is not None:
-        attributes = hub.recent_keys.answer_to(key, hub.clock())
-        if attributes is not None:
-            return attributes
-    hub.publish(event.name, event.data, event.channels, event.socket_id)
-    attributes = b""
-    if info:
-        attributes = orjson.dumps({name: _attributes(hub, name, info) for name in event.channels})
-    if key is not None:
-        hub.recent_keys.remember(key, attributes, hub.clock())
-    return attributes
+    keys = [key for _, _, key in publishes if key is not None]
+    new_keys = [key for key in keys if hub.recent_keys.answer_to(key, hub.clock()) is None]
+
+    def publish(elsewhere: Mapping[str, bytes] | None) -> Response:
+        for taken, body in (elsewhere or {}).items():
+            hub.recent_keys.remember(taken, body, hub.clock())
+        published: list[tuple[EventRequest, frozenset[str], str | None]] = []
+        for event, info, key in publishes:
+            if key is not None:
+                if hub.recent_keys.answer_to(key, hub.clock()) is not None:
+                    continue
+                # Whoever repeats it while other nodes are being told does not publish it again.
+                hub.recent_keys.remember(key, b"", hub.clock())
+            hub.publish(event.name, event.data, event.channels, event.socket_id)
+            published.append((event, info, key))
+        names = [name for event, info, _ in published if info for name in event.channels]
+        return _when(
+            hub.bus.settled(),
+            lambda _: _when(
+                hub.bus.census("", names) if names else None,
+                lambda others: answer(merged([hub.census("", names), *(others or ())]), published),
+            ),
+        )
+
+    def answer(
+        census: Census, published: list[tuple[EventRequest, frozenset[str], str | None]]
+    ) -> Response:
+        bodies: dict[str, bytes] = {}
+        new: list[bytes] = []
+        for event, info, key in published:
+            body = b""
+            if info:
+                body = orjson.dumps(
+                    {name: _attributes(census, name, info) for name in event.channels}
+                )
+            new.append(body)
+            if key is not None:
+                bodies[key] = body
+                hub.recent_keys.remember(key, body, hub.clock())
+        if bodies:
+            hub.bus.answered(bodies)
+        of_new = iter(new)
+        done = {id(event) for event, _, _ in published}
+        return finish(
+            [
+                next(of_new)
+                if id(event) in done
+                else hub.recent_keys.answer_to(key or "", hub.clock()) or b""
+                for event, _, key in publishes
+            ]
+        )
+
+    return _when(hub.bus.claim(new_keys) if new_keys else None, publish)
 
 
 def _idempotency_key(request: _SignedRequest) -> str | None:
@@ -317,46 +408,67 @@ def _list_channels(request: _SignedRequest) -> Response:
     info = parse_info(request.parameters.get("info"), _ALLOWED_INFO)
     if "user_count" in info and not prefix.startswith("presence-"):
         raise InvalidRequest(400, "info=user_count goes with filter_by_prefix=presence-")
-    channels = {
-        name: _attributes(hub, name, info) for name in hub.channels if name.startswith(prefix)
-    }
-    return _json({"channels": channels})
+
+    def finish(others: list[Census] | None) -> Response:
+        census = merged([hub.census(prefix), *(others or ())])
+        return _json(
+            {"channels": {name: _attributes(census, name, info) for name in census.channels}}
+        )
+
+    return _when(hub.bus.census(prefix), finish)
 
 
 def _show_channel(request: _SignedRequest) -> Response:
     hub, name = request.hub, _channel_name(request)
     wanted = parse_info(request.parameters.get("info"), _ALLOWED_INFO | {"cache"})
     info = _allowed_info(",".join(wanted - {"cache"}), [name])
-    answer: dict[str, object] = {"occupied": name in hub.channels}
-    answer |= _attributes(hub, name, info)
-    if "cache" in wanted:
-        if not kind_of(name).cached:
-            raise InvalidRequest(400, f"info=cache: {name} is not a cache channel")
-        last = hub.last_events.recall(name, hub.clock())
-        answer["cache"] = (
-            None
-            if last is None
-            else {"data": last.data, "ttl": math.ceil(last.expires_at - hub.clock())}
-        )
-    return _json(answer)
+    if "cache" in wanted and not kind_of(name).cached:
+        raise InvalidRequest(400, f"info=cache: {name} is not a cache channel")
+
+    def finish(others: list[Census] | None) -> Response:
+        census = merged([hub.census("", [name]), *(others or ())])
+        answer: dict[str, object] = {"occupied": name in census.channels}
+        answer |= _attributes(census, name, info)
+        if "cache" in wanted:
+            last = hub.last_events.recall(name, hub.clock())
+            answer["cache"] = (
+                None
+                if last is None
+                else {"data": last.data, "ttl": math.ceil(last.expires_at - hub.clock())}
+            )
+        return _json(answer)
+
+    return _when(
+        hub.bus.last_event(name) if "cache" in wanted else None,
+        lambda _: _when(hub.bus.census("", [name]), finish),
+    )
 
 
 def _list_users(request: _SignedRequest) -> Response:
     hub, name = request.hub, _channel_name(request)
     if kind_of(name).access is not Access.PRESENCE:
         raise InvalidRequest(400, f"{name} is not a presence channel: it has no users")
-    channel = hub.channels.get(name)
-    users = channel.members.user_ids if channel is not None and channel.members else []
-    return _json({"users": [{"id": user_id} for user_id in users]})
+
+    def finish(others: list[Census] | None) -> Response:
+        census = merged([hub.census("", [name]), *(others or ())])
+        _, users = census.channels.get(name, (0, ()))
+        return _json({"users": [{"id": user_id} for user_id in users]})
+
+    return _when(hub.bus.census("", [name]), finish)
 
 
 def _terminate_connections(request: _SignedRequest) -> Response:
     request.hub.terminate(request.name)
-    return _EMPTY
+    return _when(request.hub.bus.settled(), lambda _: _EMPTY)
 
 
 def _count_connections(request: _SignedRequest) -> Response:
-    return _json({"connections": len(request.hub.sessions)})
+    hub = request.hub
+
+    def finish(others: list[Census] | None) -> Response:
+        return _json({"connections": merged([hub.census("", ()), *(others or ())]).connections})
+
+    return _when(hub.bus.census("", ()), finish)
 
 
 def _channel_name(request: _SignedRequest) -> str:
@@ -376,14 +488,13 @@ def _allowed_info(info: str | None, channels: Iterable[str]) -> frozenset[str]:
     return wanted
 
 
-def _attributes(hub: Hub, name: str, info: frozenset[str]) -> dict[str, int]:
-    channel = hub.channels.get(name)
+def _attributes(census: Census, name: str, info: frozenset[str]) -> dict[str, int]:
+    subscribers, users = census.channels.get(name, (0, ()))
     attributes = {}
     if "user_count" in info:
-        members = None if channel is None else channel.members
-        attributes["user_count"] = 0 if members is None else len(members)
+        attributes["user_count"] = len(users)
     if "subscription_count" in info:
-        attributes["subscription_count"] = 0 if channel is None else len(channel.subscribers)
+        attributes["subscription_count"] = subscribers
     return attributes
 
 

@@ -40,6 +40,7 @@ _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE = "Connection: close\r\n"
 
 
 class _Stage(enum.Enum):
@@ -58,6 +59,27 @@ class _Refusal(Exception):
 
     def __init__(self, status: int, message: str, headers: str = "") -> None:
         self.response = text_response(status, message, headers)
+
+
+class _LateAnswer:
+    """An answer that is not known yet, or that waits for one that is not."""
+
+    __slots__ = ("connection", "request", "response", "task")
+
+    def __init__(self, request: Request, response: Response, connection: str) -> None:
+        self.request = request
+        self.response = response
+        self.connection = connection
+        self.task: asyncio.Future[Response] | None = None
+
+
+def _result_of(answer: asyncio.Future[Response]) -> Response:
+    if answer.cancelled() or (exception := answer.exception()) is not None:
+        if not answer.cancelled():
+            context = {"message": "A request failed", "exception": exception}
+            answer.get_loop().call_exception_handler(context)
+        return text_response(500, "The server could not finish this; its log says why")
+    return answer.result()
 
 
 def _retry_after(objection: Objection) -> str:
@@ -79,6 +101,8 @@ class HttpConnection(asyncio.Protocol):
         "_head_bytes",
         "_headers",
         "_is_signed",
+        "_is_slow",
+        "_late",
         "_listener",
         "_objection",
         "_parser",
@@ -98,6 +122,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)
         self._objection: Objection | None = None
         self._turns: Turns | None = None
+        self._late: list[_LateAnswer] = []
+        self._is_slow = False
         self._waiting_bytes = 0
         self.timer_due = 0
         self.timer_slot = 0
@@ -170,10 +196,13 @@ class HttpConnection(asyncio.Protocol):
         return self._turns
 
     def pause_writing(self) -> None:
+        self._is_slow = True
         self._own_turns().hold()
 
     def resume_writing(self) -> None:
-        self._own_turns().release()
+        self._is_slow = False
+        if not self._late:
+            self._own_turns().release()
 
     # What its turns, the timer wheel and the listener call.
 
@@ -193,7 +222,8 @@ class HttpConnection(asyncio.Protocol):
     def shut_down(self) -> None:
         """Close the connection once the answers given so far have left."""
         self._stage = _CLOSING
-        self._transport.close()
+        if not self._late:
+            self._transport.close()
         # A client that never reads would hold back the end for ever.
         self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
@@ -267,11 +297,11 @@ class HttpConnection(asyncio.Protocol):
             response = self._listener.http_api.respond(request)
         else:
             response = text_response(429, objection.message, _retry_after(objection))
-        if self._listener.trace is not None:
-            self._listener.trace.request_answered(
-                request.method, path, response.status, response.body
-            )
-        self._answer(response, head_only=request.method == "HEAD")
+        if response.coming is not None or self._late:
+            self._answer_in_turn(request, response)
+            return
+        self._trace_answer(request, response)
+        self._answer(response, self._connection_header(), head_only=request.method == "HEAD")
 
     def _count_unfinished(self, size: int) -> None:
         # A header, or a trailer behind a chunked body, comes to `on_header` only when it has ended.
@@ -315,33 +345,67 @@ class HttpConnection(asyncio.Protocol):
         elif self._stage is _BODY:
             self._listener.wheel.schedule(self, deadlines.body)
 
-    def _answer(self, response: Response, *, head_only: bool = False) -> None:
+    def _answer_in_turn(self, request: Request, response: Response) -> None:
+        """Answer when the answer is known, behind those to earlier requests; read on afterwards."""
+        connection = self._connection_header()
+        if connection is _CLOSE:
+            self._stage = _CLOSING
+        late = _LateAnswer(request, response, connection)
+        self._late.append(late)
+        self._own_turns().hold()
+        if response.coming is not None:
+            late.task = asyncio.ensure_future(response.coming)
+            late.task.add_done_callback(lambda _: self._answer_late())
+
+    def _answer_late(self) -> None:
+        while self._late and (self._late[0].task is None or self._late[0].task.done()):
+            late = self._late.pop(0)
+            response = late.response if late.task is None else _result_of(late.task)
+            self._trace_answer(late.request, response)
+            self._answer(response, late.connection, head_only=late.request.method == "HEAD")
+        if self._late:
+            return
+        if self._stage is _CLOSING:
+            self._transport.close()
+        elif not self._is_slow:
+            self._own_turns().release()
+
+    def _trace_answer(self, request: Request, response: Response) -> None:
+        if self._listener.trace is not None:
+            self._listener.trace.request_answered(
+                request.method, request.path, response.status, response.body
+            )
+
+    def _connection_header(self) -> str:
+        if not self._parser.should_keep_alive():
+            return _CLOSE
+        # HTTP/1.0 clients have to ask for it, and to be told.
+        return "Connection: keep-alive\r\n" if b"connection" in self._headers else ""
+
+    def _answer(self, response: Response, connection: str, *, head_only: bool = False) -> None:
         if self._transport.is_closing():
             # A line is logged for each answer that is written to nobody.
             return
-        keep_alive = self._parser.should_keep_alive()
-        connection = "" if keep_alive else "Connection: close\r\n"
-        if keep_alive and b"connection" in self._headers:
-            # HTTP/1.0 clients have to ask for it, and to be told.
-            connection = "Connection: keep-alive\r\n"
         self._transport.write(self._serialized(response, connection, head_only=head_only))
-        if not keep_alive:
+        if connection is _CLOSE:
             self.shut_down()
 
     def _end_with(self, response: Response) -> None:
         """Answer, then close: without losing the answer of a client that is still sending."""
         self._stage = _CLOSING
-        if self._listener.trace is not None:
-            path = self._url.decode("latin-1").partition("?")[0]
-            self._listener.trace.request_answered("-", path, response.status, response.body)
         self._unfinished_bytes = 0
         self._release_body()
-        self._transport.write(self._serialized(response, "Connection: close\r\n"))
+        request = Request("-", self._url.decode("latin-1").partition("?")[0], "", b"")
+        if self._late:
+            self._late.append(_LateAnswer(request, response, _CLOSE))
+            return
+        self._trace_answer(request, response)
+        self._transport.write(self._serialized(response, _CLOSE))
         half_close(self._transport)
         self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
     def _serialized(self, response: Response, connection: str, *, head_only: bool = False) -> bytes:
-        status, body, content_type, headers = response
+        status, body, content_type, headers, _ = response
         content = f"Content-Type: {content_type}\r\n" if body else ""
         length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
         head = (
@@ -366,6 +430,8 @@ class HttpConnection(asyncio.Protocol):
             self._ignore_upgrade()
 
     def _upgrade(self, rest: bytes) -> None:
+        if self._late:
+            raise _Refusal(400, "A WebSocket handshake waits for the answers before it")
         key = self._websocket_key()
         path, _, query = self._url.decode("latin-1").partition("?")
         answer = (
