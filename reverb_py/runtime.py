@@ -6,10 +6,12 @@ import asyncio
 import random
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+from reverb_py.cluster.node import Node
 from reverb_py.core.apps import App
+from reverb_py.core.bus import Alone
 from reverb_py.core.delivery import Delivery
 from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
@@ -30,6 +32,7 @@ class RunningServer(NamedTuple):
     port: int
     hubs: Hubs
     webhooks: Webhooks
+    node: Node | None
 
     def reload(self, apps: Iterable[App]) -> None:
         """Go on with these apps; connections of apps that stay are kept."""
@@ -63,10 +66,22 @@ async def running_server(
     wheel = TimerWheel(loop.time(), timer_resolution)
     source = random.SystemRandom()
     webhooks = Webhooks()
-    hubs = Hubs(
-        settings.apps,
-        lambda app: Hub(app, delivery, wheel, loop.time, source, notices=webhooks, trace=trace),
-    )
+    node = None if settings.scaling is None else Node(settings.scaling)
+    make_bus = Alone if node is None else node.bus_of
+
+    def hub_of(app: App) -> Hub:
+        return Hub(
+            app,
+            delivery,
+            wheel,
+            loop.time,
+            source,
+            notices=webhooks,
+            trace=trace,
+            make_bus=make_bus,
+        )
+
+    hubs = Hubs(settings.apps, hub_of)
     per_address = (
         settings.max_connections_per_address,
         settings.connects_per_minute_per_address,
@@ -74,7 +89,12 @@ async def running_server(
     )
     listener = Listener(
         hubs,
-        HttpApi(hubs, time.time, settings.path_prefix),
+        HttpApi(
+            hubs,
+            time.time,
+            settings.path_prefix,
+            trouble=None if node is None else lambda: node.trouble,
+        ),
         wheel,
         max_request_bytes=settings.max_request_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
@@ -84,10 +104,13 @@ async def running_server(
         address_limits=AddressLimits(*per_address, loop.time) if any(per_address) else None,
         trace=trace,
     )
-    async with webhooks.running(settings.shutdown_seconds):
-        port = await listener.start(settings.host, settings.port)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(webhooks.running(settings.shutdown_seconds))
+        if node is not None:
+            await stack.enter_async_context(node.running())
+        port = await listener.start(settings.host, settings.port, shares_port=settings.shares_port)
         try:
-            yield RunningServer(port, hubs, webhooks)
+            yield RunningServer(port, hubs, webhooks, node)
         finally:
             webhooks.hurry()
             await listener.stop(settings.shutdown_seconds)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from reverb_py.app_settings import read_apps
+from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App, Apps
 from reverb_py.environment import Reader, WrongSetting, load_environment, within, within_or_off
 
@@ -49,6 +50,10 @@ class Settings:
     requests_per_second_per_address: int = 0
     """HTTP requests of one address."""
     shutdown_seconds: float = 5.0
+    scaling: Scaling | None = None
+    """How the nodes of a deployment find each other; None for a server of one node."""
+    shares_port: bool = False
+    """Whether other processes listen on the same port, between whom the system distributes."""
 
     @classmethod
     def from_environment(

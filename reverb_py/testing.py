@@ -26,6 +26,7 @@ import aiohttp
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
 
+from reverb_py.cluster.node import Node
 from reverb_py.core.apps import App, Apps
 from reverb_py.protocol import signing
 from reverb_py.runtime import RunningServer, running_server
@@ -86,6 +87,12 @@ class TestServer:
         self.port = running.port
         self._running = running
         self._session = session
+
+    @property
+    def node(self) -> Node:
+        """This server among others, where `scaling` says that there may be any."""
+        assert self._running.node is not None, "the server was started without `scaling`"
+        return self._running.node
 
     def reload(self, *apps: App) -> None:
         """Go on with these apps, as the server does on SIGHUP; the first is this backend's."""

@@ -370,7 +370,8 @@ class Hub:
 
     def _count_changed_here(self, channel: Channel) -> None:
         channel.has_count_to_tell = True
-        self.bus.counted(channel)
+        if self.bus.is_shared:
+            self.bus.counted(channel)
         self._counts.changed(channel)
 
     def _announce_count(self, channel: Channel) -> None:

@@ -61,6 +61,14 @@ class Members:
         del self._members[user_id]
         return True
 
+    def add(self, user_id: str, info: bytes) -> None:
+        """List a user whose connections are counted elsewhere."""
+        self._members[user_id] = _Member(info)
+
+    def remove(self, user_id: str) -> None:
+        """List a user no longer, however many connections there are."""
+        del self._members[user_id]
+
     def snapshot(self) -> str:
         """Return the data of a presence channel's `subscription_succeeded`."""
         ids = [orjson.dumps(user_id) for user_id in self._members]

@@ -101,13 +101,22 @@ class HttpApi:
     Answers requests. `clock` returns seconds since 1970, which signed timestamps are held against.
 
     `path_prefix` is the path the server is mounted under, without a slash at its end; requests are
-    accepted with and without it, because some proxies strip it.
+    accepted with and without it, because some proxies strip it. `trouble` says why this node should
+    get no new clients, or returns None.
     """
 
-    def __init__(self, hubs: Hubs, clock: Callable[[], float], path_prefix: str = "") -> None:
+    def __init__(
+        self,
+        hubs: Hubs,
+        clock: Callable[[], float],
+        path_prefix: str = "",
+        *,
+        trouble: Callable[[], str | None] | None = None,
+    ) -> None:
         self._hubs = hubs
         self._clock = clock
         self._path_prefix = path_prefix
+        self._trouble = trouble
         self._limits: dict[tuple[str, bool], TokenBucket] = {}
 
     def without_prefix(self, path: str) -> str:
@@ -164,6 +173,13 @@ class HttpApi:
         if path == "/up":
             if request.method in ("GET", "HEAD"):
                 return Response(200, b'{"health":"OK"}')
+            allowed.append("GET")
+        if path == "/ready":
+            if request.method in ("GET", "HEAD"):
+                trouble = None if self._trouble is None else self._trouble()
+                if trouble is not None:
+                    return text_response(503, trouble)
+                return Response(200, b'{"ready":true}')
             allowed.append("GET")
         if request.method == "OPTIONS":
             return Response(204, b"", headers=_PREFLIGHT_HEADERS)

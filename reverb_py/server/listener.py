@@ -121,15 +121,21 @@ class Listener:
         self._addresses: dict[asyncio.Transport, str] = {}
         self.trace = trace
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, *, shares_port: bool = False) -> int:
         """
         Listen, and return the port, which the system picks when `port` is 0.
+
+        With `shares_port` other processes may listen there as well; each connection comes to one.
 
         Raises:
             OSError: The address is in use or not this machine's.
         """
         self._server = await self._loop.create_server(
-            lambda: HttpConnection(self), host, port, backlog=_ACCEPTED_AT_ONCE
+            lambda: HttpConnection(self),
+            host,
+            port,
+            backlog=_ACCEPTED_AT_ONCE,
+            reuse_port=shares_port or None,
         )
         for listening in self._server.sockets:
             # Accepted connections inherit this bound on what one client may have waiting.

@@ -1,0 +1,235 @@
+"""One app's line to the other nodes, by way of its topics."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
+from reverb_py.core.bus import Census
+from reverb_py.core.users import SignedInUser
+from reverb_py.protocol.channel_names import Access, kind_of
+
+if TYPE_CHECKING:
+    from reverb_py.core.channel import Channel
+    from reverb_py.core.hub import Hub
+    from reverb_py.core.session import Session
+
+__all__ = ["AppBus", "Line"]
+
+
+class Line(Protocol):
+    """What an app's bus asks of the node, which all apps share."""
+
+    @property
+    def is_away(self) -> bool: ...
+
+    def topic(self, app_bus: AppBus, name: str) -> Topic: ...
+
+    def find_topic(self, app_id: str, name: str) -> Topic | None: ...
+
+    def degrade_later(self, entry: Entry) -> None:
+        """Subscribe a session in a second, from what is known here, if it still waits then."""
+
+    def call_later(self, then: Callable[[], None]) -> None:
+        """Call this in a second."""
+
+    def publish(
+        self,
+        app_id: str,
+        name: str,
+        frame: bytes,
+        excluded: str | None,
+        data: str | None,
+        ttl: float,
+    ) -> None: ...
+
+    def tell_all(self, message: tuple[object, ...]) -> None: ...
+
+    def settled(self) -> Awaitable[object] | None: ...
+
+    def ask_all(
+        self, app_id: str, prefix: str, names: Sequence[str] | None
+    ) -> Awaitable[list[Census]]: ...
+
+    def recall(self, app_bus: AppBus, name: str) -> Awaitable[object]: ...
+
+    def claim(self, app_id: str, keys: Sequence[str]) -> Awaitable[Mapping[str, bytes]]: ...
+
+    def answered(self, app_id: str, answers: Mapping[str, bytes]) -> None: ...
+
+
+class AppBus:
+    """The bus of one app's hub. A hub that takes another's place takes its bus as well."""
+
+    is_shared = True
+
+    def __init__(self, line: Line, hub: Hub) -> None:
+        self._line = line
+        self.hub = hub
+        self.app_id = hub.app.id
+
+    # Subscriptions.
+
+    def enter(self, session: Session, name: str, user_id: str | None, info: bytes) -> None:
+        entering = session.entering
+        if entering is None:
+            entering = session.entering = {}
+        elif name in entering:
+            return  # The answer to the first request answers this one.
+        topic = self._line.topic(self, name)
+        entry = Entry(topic, session, user_id, info)
+        entering[name] = entry
+        topic.enter(entry)
+        if name in entering:
+            self._line.degrade_later(entry)
+
+    def withdraw(self, session: Session, name: str) -> None:
+        entry = session.entering.get(name) if session.entering is not None else None
+        if isinstance(entry, Entry):
+            entry.topic.withdraw(entry)
+
+    def left(self, channel: Channel, user_id: str | None) -> None:
+        topic = self._line.topic(self, channel.name)
+        if topic.members is not None and user_id is not None:
+            topic.release(user_id)
+        topic.remove_listener()
+
+    def vacated(self, name: str) -> None:
+        topic = self._line.topic(self, name)
+        if topic.members is None:
+            topic.release("")
+        if topic.subscribers:
+            topic.subscribers = 0
+            topic.tell_count()
+
+    def counted(self, channel: Channel) -> None:
+        if self.hub.wants_counts:
+            topic = self._line.topic(self, channel.name)
+            topic.subscribers = len(channel.subscribers)
+            topic.tell_count()
+
+    def has_members(self, name: str) -> bool:
+        """Tell whether the topic of this name is one of which members are known."""
+        return name.startswith(USER_PREFIX) or kind_of(name).access is Access.PRESENCE
+
+    # Events.
+
+    def publish(
+        self, name: str, frame: bytes, excluded_socket_id: str | None, data: str | None
+    ) -> None:
+        ttl = self.hub.app.last_event_seconds
+        self._line.publish(self.app_id, name, frame, excluded_socket_id, data, ttl)
+
+    # Users.
+
+    def sign_in(self, session: Session, user: SignedInUser) -> None:
+        users = self.hub.users
+        if users.sign_in(session, user._replace(watchlist=())):
+            topic = self._line.topic(self, USER_PREFIX + user.id)
+            topic.hold(user.id, b"")
+            if self._line.is_away and topic.members is not None and user.id not in topic.members:
+                topic.show(user.id, b"")
+        if user.watchlist:
+            _Watch(self, session, user)
+
+    def sign_out(self, session: Session, user: SignedInUser) -> None:
+        if self.hub.users.sign_out(session, user):
+            self._line.topic(self, USER_PREFIX + user.id).release(user.id)
+        for watched in user.watchlist:
+            self._line.topic(self, USER_PREFIX + watched).remove_listener()
+
+    def terminate(self, user_id: str) -> None:
+        self._line.tell_all(("terminate", self.app_id, user_id))
+
+    def watched(self, watch: _Watch) -> None:
+        """Tell a session who is online of those it watches, as far as is known."""
+        session, user = watch.session, watch.user
+        if self.hub.sessions.get(session.socket_id) is session:
+            self.hub.users.watch(session, user.watchlist)
+            self.hub.tell_watchlist(session, user, self._is_online)
+
+    def topic_of_user(self, user_id: str) -> Topic:
+        return self._line.topic(self, USER_PREFIX + user_id)
+
+    def call_later(self, then: Callable[[], None]) -> None:
+        self._line.call_later(then)
+
+    def _is_online(self, user_id: str) -> bool:
+        topic = self.topic_of_user(user_id)
+        return topic.members is not None and user_id in topic.members
+
+    # Requests.
+
+    def settled(self) -> Awaitable[object] | None:
+        return self._line.settled()
+
+    def census(
+        self, prefix: str, names: Sequence[str] | None = None
+    ) -> Awaitable[list[Census]] | None:
+        return None if self._line.is_away else self._line.ask_all(self.app_id, prefix, names)
+
+    def last_event(self, name: str) -> Awaitable[object] | None:
+        topic = self._line.find_topic(self.app_id, name)
+        if self._line.is_away or (topic is not None and topic.is_known):
+            return None
+        return self._line.recall(self, name)
+
+    def claim(self, keys: Sequence[str]) -> Awaitable[Mapping[str, bytes]] | None:
+        return None if self._line.is_away else self._line.claim(self.app_id, keys)
+
+    def answered(self, answers: Mapping[str, bytes]) -> None:
+        self._line.answered(self.app_id, answers)
+
+    # What Redis answers.
+
+    def held(self, hold: Hold, *, is_first: bool, is_occupied: bool) -> None:
+        """Redis has noted a hold: the first one is told to the backend from here."""
+        name = hold.topic.name
+        if name.startswith(USER_PREFIX):
+            return
+        if is_occupied:
+            self.hub.tell_occupied(name)
+        if is_first and hold.user_id:
+            self.hub.tell_added(name, hold.user_id)
+
+    def released(self, name: str, user_ids: Sequence[str], *, is_vacated: bool) -> None:
+        """Redis has forgotten the last holds of these users: they are told from here."""
+        if name.startswith(USER_PREFIX):
+            return
+        for user_id in user_ids:
+            if user_id:
+                self.hub.tell_removed(name, user_id)
+        if is_vacated:
+            self.hub.tell_vacated(name)
+
+
+class _Watch:
+    """A session that is to be told who of its watchlist is online, once that is known."""
+
+    __slots__ = ("_app_bus", "_is_told", "_unknown", "session", "user")
+
+    def __init__(self, app_bus: AppBus, session: Session, user: SignedInUser) -> None:
+        self._app_bus = app_bus
+        self._is_told = False
+        self.session = session
+        self.user = user
+        topics = [app_bus.topic_of_user(watched) for watched in user.watchlist]
+        self._unknown = set(topics)
+        for topic in topics:
+            topic.add_listener()
+        for topic in topics:
+            topic.when_known(partial(self._is_known, topic))
+        if not self._is_told:
+            app_bus.call_later(self._tell)
+
+    def _is_known(self, topic: Topic) -> None:
+        self._unknown.discard(topic)
+        if not self._unknown:
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self._app_bus.watched(self)

@@ -1,0 +1,277 @@
+"""Redis in its three forms, standalone, behind Sentinels and as a Cluster: one set of verbs."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.asyncio import Redis, RedisCluster, Sentinel
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.connection import Connection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from reverb_py.cluster.scripts import SCRIPTS
+
+__all__ = ["Command", "RedisAddress", "RedisLink", "Subscription", "evaluation"]
+
+Command = tuple[Any, ...]
+
+_DIGESTS = {
+    script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RedisAddress:
+    """
+    Where Redis is and how to get in. `timeout` is how long, in seconds, an answer may take.
+
+    With `sentinels` they are asked where `sentinel_master` is, and `host` means nothing. With
+    `is_cluster` it is one node of a Redis Cluster, which says where the others are.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    timeout: float = 2.0
+    has_tls: bool = False
+    tls_ca_file: str | None = None
+    is_cluster: bool = False
+    sentinels: tuple[tuple[str, int], ...] = ()
+    sentinel_master: str = "mymaster"
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+
+    def __str__(self) -> str:
+        if self.sentinels:
+            return f"{self.sentinel_master} of {_joined(self.sentinels)}"
+        return _joined([(self.host, self.port)])
+
+
+def evaluation(script: str, keys: Sequence[str | bytes], *arguments: object) -> Command:
+    """Return the command that runs one of the scripts."""
+    return ("EVALSHA", _DIGESTS[script], len(keys), *keys, *arguments)
+
+
+class RedisLink:
+    """
+    What a node asks of Redis. Whatever fails raises, and the link is then closed and made anew.
+
+    Nothing is retried here: only who asked knows what may be asked twice.
+    """
+
+    def __init__(self, address: RedisAddress) -> None:
+        self._address = address
+        self._client: Any = None
+        self._sentinel: Any = None
+        self.publish_command = "SPUBLISH" if address.is_cluster else "PUBLISH"
+
+    async def open(self) -> None:
+        """
+        Connect, and have the scripts there.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis is not there, or does not let us in.
+        """
+        address = self._address
+        options: dict[str, Any] = {
+            "username": address.username,
+            "password": address.password,
+            "socket_timeout": address.timeout,
+            "socket_connect_timeout": address.timeout,
+            "protocol": 2,
+        }
+        if address.has_tls:
+            options |= {"ssl": True, "ssl_ca_certs": address.tls_ca_file}
+        if address.is_cluster:
+            self._client = RedisCluster(
+                address.host,
+                address.port,
+                retry=Retry(NoBackoff(), 0),
+                **options,
+            )
+        elif address.sentinels:
+            sentinel_options = options | {
+                "username": address.sentinel_username,
+                "password": address.sentinel_password,
+                "retry": Retry(NoBackoff(), 0),
+            }
+            self._sentinel = Sentinel(  # type: ignore[no-untyped-call]
+                address.sentinels, sentinel_kwargs=sentinel_options
+            )
+            self._client = self._sentinel.master_for(
+                address.sentinel_master,
+                db=address.database,
+                retry=Retry(NoBackoff(), 0),
+                **options,
+            )
+        else:
+            self._client = Redis(
+                host=address.host,
+                port=address.port,
+                db=address.database,
+                retry=Retry(NoBackoff(), 0),
+                **options,
+            )
+        async with asyncio.timeout(3 * address.timeout):
+            for script in SCRIPTS:
+                await self._client.script_load(script)
+
+    async def run(self, commands: Iterable[Command]) -> list[Any]:
+        """Run commands in one go, those of one key in this order, and return their answers."""
+        pipeline = (
+            self._client.pipeline()
+            if self._address.is_cluster
+            else self._client.pipeline(transaction=False)
+        )
+        for command in commands:
+            pipeline.execute_command(*command)
+        async with asyncio.timeout(self._address.timeout):
+            answers: list[Any] = await pipeline.execute()
+        return answers
+
+    async def subscription(self, receive: Callable[[bytes, bytes], None]) -> Subscription:
+        """Open what listens to topics: `receive` gets each message's topic and text."""
+        if not self._address.is_cluster:
+            pool = self._client.connection_pool
+            connection = await pool.get_connection()
+            return Subscription({"": connection}, lambda topic: "", "", receive)
+        connections: dict[str, Connection] = {}
+        for node in self._client.get_primaries():
+            connection = node.connection_class(
+                **node.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+            )
+            await connection.connect()
+            connections[node.name] = connection
+
+        def node_of(topic: bytes) -> str:
+            node: ClusterNode = self._client.get_node_from_key(topic)
+            return node.name
+
+        return Subscription(connections, node_of, "S", receive)
+
+    async def close(self) -> None:
+        """Close every connection, now."""
+        client, self._client = self._client, None
+        if client is not None:
+            if not self._address.is_cluster:
+                # Connections that are lent out are closed as well.
+                await client.connection_pool.disconnect()
+            await client.aclose()
+        sentinel, self._sentinel = self._sentinel, None
+        if sentinel is not None:
+            for one in sentinel.sentinels:
+                await one.aclose()
+
+
+class Subscription:
+    """
+    The topics that a node listens to: on one connection, or one to each primary of a Cluster.
+
+    `is_complete` is set while Redis has confirmed every topic that was asked for; `confirmed` is
+    called with each.
+    """
+
+    def __init__(
+        self,
+        connections: dict[str, Connection],
+        connection_of: Callable[[bytes], str],
+        kind: str,
+        receive: Callable[[bytes, bytes], None],
+    ) -> None:
+        self._connections = connections
+        self._connection_of = connection_of
+        self._kind = kind
+        self._receive = receive
+        self._unconfirmed: set[bytes] = set()
+        self._leaving: set[bytes] = set()
+        self._locks = {name: asyncio.Lock() for name in connections}
+        self.confirmed: Callable[[bytes], None] = lambda topic: None
+        self.is_complete = asyncio.Event()
+        self.is_complete.set()
+        loop = asyncio.get_running_loop()
+        self._time = loop.time
+        self._heard = dict.fromkeys(connections, loop.time())
+
+    async def listen(self, topics: Iterable[bytes]) -> None:
+        """Ask for topics, each of which is not listened to; `confirmed` tells of each."""
+        topics = list(topics)
+        self._unconfirmed.update(topics)
+        if topics:
+            self.is_complete.clear()
+        await self._send("SUBSCRIBE", topics)
+
+    async def leave(self, topics: Iterable[bytes]) -> None:
+        """Listen to these topics no longer."""
+        topics = list(topics)
+        self._leaving.update(topics)
+        await self._send("UNSUBSCRIBE", topics)
+
+    async def check(self, silence: float) -> None:
+        """
+        Have every connection say something, for the next time.
+
+        Raises:
+            TimeoutError: One has said nothing for so many seconds.
+        """
+        for name, connection in self._connections.items():
+            if self._time() - self._heard[name] > silence:
+                raise TimeoutError("Redis does not answer on the connection that listens")
+            async with self._locks[name]:
+                await connection.send_command("PING", check_health=False)
+
+    async def read(self) -> None:
+        """Hand on messages until a connection breaks, which raises."""
+        async with asyncio.TaskGroup() as group:
+            for name in self._connections:
+                group.create_task(self._read(name))
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for connection in self._connections.values():
+            await connection.disconnect(nowait=True)
+
+    async def _send(self, command: str, topics: list[bytes]) -> None:
+        by_connection: dict[str, list[Command]] = {}
+        for topic in topics:
+            # One by one: topics of several slots can't be named in one command of a Cluster.
+            by_connection.setdefault(self._connection_of(topic), []).append(
+                (self._kind + command, topic)
+            )
+        for name, commands in by_connection.items():
+            connection = self._connections[name]
+            async with self._locks[name]:
+                await connection.send_packed_command(
+                    connection.pack_commands(commands), check_health=False
+                )
+
+    async def _read(self, name: str) -> None:
+        connection, receive = self._connections[name], self._receive
+        kind = self._kind.lower().encode()
+        message, confirmation = kind + b"message", kind + b"subscribe"
+        end = kind + b"unsubscribe"
+        while True:
+            answer = await connection.read_response(timeout=math.inf)
+            self._heard[name] = self._time()
+            if answer[0] == message:
+                receive(answer[1], answer[2])
+            elif answer[0] == confirmation:
+                self._unconfirmed.discard(answer[1])
+                self.confirmed(answer[1])
+                if not self._unconfirmed:
+                    self.is_complete.set()
+            elif answer[0] == end:
+                if answer[1] not in self._leaving:
+                    raise ConnectionError("Redis has moved a topic to another of its nodes")
+                self._leaving.discard(answer[1])
+
+
+def _joined(addresses: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{host}:{port}" for host, port in addresses)

@@ -1,0 +1,121 @@
+"""
+What Redis does in one step, as Lua, so that nothing comes between.
+
+A channel is held by nodes, for users; a plain channel is held for the user whose id is empty. Its
+keys share a hash tag, and so one slot of a Redis Cluster:
+
+- `counts`: user id → number of nodes that hold the channel for this user;
+- `infos`: user id → what the others learn of the user;
+- `version`: of the last change of its members, larger with each one, also after all were gone;
+- `subscribers`: node → connections that are subscribed there;
+- `at:NODE`: the users for whom the node holds it.
+
+Every script changes nothing when it is run again. Members that come and go are told to the
+channel's topic by the script itself: Redis puts them in order, and each is told once.
+"""
+
+__all__ = ["COUNT", "HOLD", "LEASE", "REAP", "RELEASE", "SCRIPTS", "SNAPSHOT"]
+
+_PRELUDE = """
+local counts, infos, version, subscribers, at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local topic, publish = ARGV[1], ARGV[2]
+local function tell(sign, user, info)
+    local time = redis.call('TIME')
+    local before = tonumber(redis.call('GET', version) or '0')
+    local now = math.max(before + 1, time[1] * 1000000 + time[2])
+    redis.call('SET', version, string.format('%.0f', now))
+    redis.call(publish, topic,
+        string.format('%s%.0f %.0f %d\\n', sign, before, now, #user) .. user .. info)
+end
+local function drop(user)
+    if redis.call('HINCRBY', counts, user, -1) > 0 then return false end
+    redis.call('HDEL', counts, user)
+    redis.call('HDEL', infos, user)
+    if user ~= '' then tell('-', user, '') end
+    if redis.call('EXISTS', counts) == 0 then redis.call('DEL', version) end
+    return true
+end
+local function tell_counts()
+    redis.call(publish, topic, '=' .. table.concat(redis.call('HGETALL', subscribers), ' '))
+end
+"""
+
+HOLD = (
+    _PRELUDE
+    + """
+local user, info, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
+local is_first, is_occupied = 0, 0
+if redis.call('SISMEMBER', at, user) == 0 then
+    local is_held = redis.call('HEXISTS', counts, user) == 1
+    if most > 0 and not is_held and redis.call('HLEN', counts) >= most then return {'full'} end
+    if redis.call('EXISTS', counts) == 0 then is_occupied = 1 end
+    redis.call('SADD', at, user)
+    redis.call('HINCRBY', counts, user, 1)
+    if not is_held then
+        is_first = 1
+        if user ~= '' then
+            redis.call('HSET', infos, user, info)
+            tell('+', user, info)
+        end
+    end
+end
+return {'held', is_first, is_occupied, redis.call('GET', version) or '0'}
+"""
+)
+"""KEYS as above, ARGV: topic, publishing command, user, info, most members (0: any number)."""
+
+RELEASE = (
+    _PRELUDE
+    + """
+if redis.call('SREM', at, ARGV[3]) == 0 then return {0, 0} end
+local is_last = drop(ARGV[3])
+return {is_last and 1 or 0, is_last and 1 - redis.call('EXISTS', counts) or 0}
+"""
+)
+"""ARGV: topic, publishing command, user. Returns whether it was the last, and of all users."""
+
+REAP = (
+    _PRELUDE
+    + """
+local gone, was_occupied = {}, redis.call('EXISTS', counts)
+for _, user in ipairs(redis.call('SMEMBERS', at)) do
+    if drop(user) then gone[#gone + 1] = user end
+end
+redis.call('DEL', at)
+if redis.call('HDEL', subscribers, ARGV[3]) == 1 then tell_counts() end
+return {was_occupied - redis.call('EXISTS', counts), gone}
+"""
+)
+"""ARGV: topic, publishing command, node. Returns whether it is vacated, and who has gone."""
+
+COUNT = (
+    _PRELUDE
+    + """
+if ARGV[4] == '0' then
+    redis.call('HDEL', subscribers, ARGV[3])
+else
+    redis.call('HSET', subscribers, ARGV[3], ARGV[4])
+end
+tell_counts()
+"""
+)
+"""ARGV: topic, publishing command, node, its subscribers."""
+
+SNAPSHOT = """
+return {redis.call('GET', KEYS[3]) or '0', redis.call('HGETALL', KEYS[2])}
+"""
+
+LEASE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+if ARGV[3] == '0' then
+    local expires = redis.call('ZSCORE', KEYS[1], ARGV[1])
+    if not expires or tonumber(expires) < now then return false end
+end
+redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now),
+    'LIMIT', 0, 16)
+"""
+"""KEYS: nodes. ARGV: node, lease in ms, 1 to begin one. Returns the nodes that are dead."""
+
+SCRIPTS = (HOLD, RELEASE, REAP, COUNT, SNAPSHOT, LEASE)

@@ -1,0 +1,457 @@
+"""
+One topic of the bus as a node knows it: who waits for it, who is present in it, who is held for.
+
+A topic is a channel, or a user of whom it is watched whether it is online. What Redis says of its
+members comes as a snapshot and as changes, each with the version before and after it, so that a
+change that was missed is noticed. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from reverb_py.core.members import Members
+from reverb_py.core.session import full_message
+
+if TYPE_CHECKING:
+    from reverb_py.core.hub import Hub
+    from reverb_py.core.session import Session
+
+__all__ = ["Change", "Entry", "Hold", "Surroundings", "Topic"]
+
+MAX_BUFFERED_CHANGES = 1_000
+"""Changes that may wait for a snapshot; more than that, and a later snapshot has them."""
+
+
+class Surroundings(Protocol):
+    """What a topic asks of its node."""
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis is out of reach, so that what is known here has to do."""
+
+    def listen(self, topic: Topic) -> None:
+        """Have `Topic.listening` called soon."""
+
+    def idle(self, topic: Topic) -> None:
+        """Leave the topic in a while, unless somebody listens to it again."""
+
+    def fetch_last_event(self, topic: Topic) -> None:
+        """Have `Topic.last_event_is_known` called soon."""
+
+    def fetch_members(self, topic: Topic) -> None:
+        """Have `Topic.snapshot` called soon."""
+
+    def change(self, hold: Hold) -> None:
+        """Have Redis told what is wanted of a hold."""
+
+    def change_count(self, topic: Topic) -> None:
+        """Have Redis told the number of subscribers here."""
+
+
+class Change(NamedTuple):
+    """A member has come or gone; the version of the members was one, and is another."""
+
+    before: int
+    version: int
+    user_id: str
+    info: bytes | None
+    """None when the user has gone."""
+
+
+class Entry:
+    """A session that is to be subscribed."""
+
+    __slots__ = ("info", "session", "timer", "topic", "user_id")
+
+    def __init__(self, topic: Topic, session: Session, user_id: str | None, info: bytes) -> None:
+        self.topic = topic
+        self.session = session
+        self.user_id = user_id
+        self.info = info
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Hold:
+    """What this node wants Redis to know of one user in one channel, and what Redis knows."""
+
+    __slots__ = (
+        "connections",
+        "entries",
+        "info",
+        "is_admitted",
+        "is_held",
+        "topic",
+        "user_id",
+        "version",
+    )
+
+    def __init__(self, topic: Topic, user_id: str, info: bytes) -> None:
+        self.topic = topic
+        self.user_id = user_id
+        self.info = info
+        self.connections = 0
+        self.entries: dict[Session, Entry] = {}
+        self.is_admitted = False
+        self.is_held = False
+        """Whether Redis has been asked to note it, and not yet to forget it."""
+        self.version: int | None = None
+        """The members' version with which the user is among them."""
+
+
+class Topic:
+    """
+    One channel, or one watched user. `key` is what its keys in Redis begin with, and its topic.
+
+    `listeners` counts the reasons to listen; `members`, where there are any, is the mirror of what
+    Redis knows, beside those who came while it could not be told.
+    """
+
+    __slots__ = (
+        "_app",
+        "_behind",
+        "_buffer",
+        "_node",
+        "_unconfirmed",
+        "_waiting",
+        "app_id",
+        "entries",
+        "has_last_event",
+        "holds",
+        "is_asked_for",
+        "is_cached",
+        "is_listening",
+        "key",
+        "listeners",
+        "members",
+        "name",
+        "subscribers",
+        "version",
+    )
+
+    def __init__(
+        self,
+        node: Surroundings,
+        app: Callable[[], Hub],
+        app_id: str,
+        name: str,
+        key: bytes,
+        *,
+        has_members: bool,
+        is_cached: bool,
+    ) -> None:
+        self._node = node
+        self._app = app
+        self.app_id = app_id
+        self.name = name
+        self.key = key
+        self.is_cached = is_cached
+        self.members = Members() if has_members else None
+        self.listeners = 0
+        self.is_asked_for = False
+        self.is_listening = False
+        self.entries: dict[Session, Entry] = {}
+        self.holds: dict[str, Hold] = {}
+        self.subscribers = 0
+        self.version: int | None = None
+        self.has_last_event = not is_cached
+        self._buffer: list[Change] | None = []
+        self._behind: list[Hold] = []
+        self._unconfirmed: set[str] = set()
+        self._waiting: list[Callable[[], None]] = []
+
+    # Reasons to listen.
+
+    def add_listener(self) -> None:
+        self.listeners += 1
+        if not self.is_asked_for:
+            self.is_asked_for = True
+            self._node.listen(self)
+
+    def remove_listener(self) -> None:
+        self.listeners -= 1
+        if self.listeners == 0:
+            self._node.idle(self)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether everything that happens from now on arrives, and what was before is known."""
+        return (
+            self.is_listening
+            and self.has_last_event
+            and (self.members is None or self.version is not None)
+        )
+
+    def when_known(self, then: Callable[[], None]) -> None:
+        """Call `then`, now or later; it may be called more than once."""
+        if self.is_known or self._node.is_away:
+            then()
+        else:
+            self._waiting.append(then)
+
+    # Sessions.
+
+    def enter(self, entry: Entry) -> None:
+        """Have a session subscribed as soon as it may be."""
+        self.add_listener()
+        self.entries[entry.session] = entry
+        if entry.user_id is not None and self.members is not None:
+            hold = self.hold(entry.user_id, entry.info)
+            hold.entries[entry.session] = entry
+        if self._node.is_away or self._may_enter(entry):
+            self.admit(entry)
+
+    def withdraw(self, entry: Entry) -> None:
+        """Forget a session that is to be subscribed."""
+        self._forget(entry)
+        if entry.user_id is not None and self.members is not None:
+            self.release(entry.user_id)
+        self.remove_listener()
+
+    def admit(self, entry: Entry) -> None:
+        """Subscribe a session; if need be, from what is known here."""
+        self._forget(entry)
+        hub = self._app()
+        channel = hub.channels.get(self.name)
+        if channel is None:
+            channel = hub.open(self.name, self.members)
+            if self.members is None:
+                self.hold("", b"")
+        if self.members is not None and entry.user_id is not None:
+            self.holds[entry.user_id].is_admitted = True
+            if entry.user_id not in self.members:
+                self.show(entry.user_id, entry.info)
+        hub.entered(entry.session, channel, entry.user_id)
+
+    def admit_all(self) -> None:
+        """Subscribe everybody who waits, from what is known here."""
+        for entry in list(self.entries.values()):
+            self.admit(entry)
+        self._tell_waiting()
+
+    def _forget(self, entry: Entry) -> None:
+        del self.entries[entry.session]
+        if entry.timer is not None:
+            entry.timer.cancel()
+        if entry.session.entering is not None:
+            entry.session.entering.pop(self.name, None)
+        if entry.user_id is not None and (hold := self.holds.get(entry.user_id)) is not None:
+            hold.entries.pop(entry.session, None)
+
+    def _may_enter(self, entry: Entry) -> bool:
+        if not self.is_known:
+            return False
+        if self.members is None or entry.user_id is None:
+            return True
+        needed = self.holds[entry.user_id].version
+        assert self.version is not None
+        return needed is not None and needed <= self.version
+
+    def _advance(self) -> None:
+        if self.is_known:
+            for entry in list(self.entries.values()):
+                if self._may_enter(entry):
+                    self.admit(entry)
+            self._tell_waiting()
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for then in waiting:
+            then()
+
+    # Holds: what Redis is to know.
+
+    def hold(self, user_id: str, info: bytes) -> Hold:
+        """Note a connection for which this node holds the channel."""
+        hold = self.holds.get(user_id)
+        if hold is None:
+            hold = self.holds[user_id] = Hold(self, user_id, info)
+        hold.connections += 1
+        if hold.connections == 1:
+            hold.info = info
+            self._node.change(hold)
+        return hold
+
+    def release(self, user_id: str) -> None:
+        """Note that a connection for which the channel was held has gone."""
+        hold = self.holds[user_id]
+        hold.connections -= 1
+        if hold.connections == 0:
+            hold.is_admitted = False
+            self._node.change(hold)
+            if user_id in self._unconfirmed and self._node.is_away:
+                self._hide(user_id)
+
+    def held(self, hold: Hold, version: int) -> None:
+        """Redis has noted a hold."""
+        hold.version = version
+        if hold.entries and self.is_known:
+            assert self.version is not None
+            if version <= self.version:
+                for entry in list(hold.entries.values()):
+                    self.admit(entry)
+            else:
+                self._behind.append(hold)
+
+    def refused(self, hold: Hold) -> None:
+        """The channel has as many members as it may have."""
+        most = self._app().app.max_presence_members
+        for entry in list(hold.entries.values()):
+            session = entry.session
+            self.withdraw(entry)
+            session.subscription_refused(
+                self.name, "LimitReached", 403, full_message(self.name, most)
+            )
+
+    # What Redis says.
+
+    def lost(self) -> None:
+        """Redis is out of reach: what it knew has to be asked for again."""
+        self.stop_listening()
+        for hold in list(self.holds.values()):
+            hold.is_held = False
+            hold.version = None
+            if hold.connections == 0:
+                del self.holds[hold.user_id]
+
+    def stop_listening(self) -> None:
+        """What happens from now on is not heard."""
+        self.is_asked_for = self.is_listening = False
+        self.has_last_event = not self.is_cached
+        self.version = None
+        self._buffer = []
+        self._behind.clear()
+
+    def listening(self) -> None:
+        """From now on, everything that is published arrives."""
+        self.is_listening = True
+        if self.is_cached:
+            self._node.fetch_last_event(self)
+        if self.members is not None:
+            self._node.fetch_members(self)
+        self._advance()
+
+    def last_event_is_known(self) -> None:
+        """What was said last is in the hub's memory, if anything was."""
+        self.has_last_event = True
+        self._advance()
+
+    def changed(self, change: Change) -> None:
+        """A member has come or gone."""
+        if self.version is None:
+            if self._buffer is not None:
+                self._buffer.append(change)
+                if len(self._buffer) > MAX_BUFFERED_CHANGES:
+                    self._buffer = None
+            return
+        if change.version <= self.version:
+            return
+        if change.before != self.version and (change.before or self.members):
+            # Something was missed.
+            self.version, self._buffer = None, [change]
+            self._node.fetch_members(self)
+            return
+        self.version = change.version
+        self._apply(change)
+        if self.entries:
+            hold = self.holds.get(change.user_id)
+            if hold is not None and hold.version is not None:
+                self.held(hold, hold.version)
+        if self._behind:
+            behind, self._behind = self._behind, []
+            for hold in behind:
+                if hold.version is not None:
+                    self.held(hold, hold.version)
+
+    def snapshot(self, version: int, infos: Mapping[str, bytes], *, is_lenient: bool) -> None:
+        """
+        Take what Redis knows of the members, and tell what is new.
+
+        When Redis itself has forgotten, nodes have yet to tell it of their members: a lenient
+        snapshot takes nobody away.
+        """
+        members = self.members
+        assert members is not None
+        for user_id in members.user_ids:
+            if user_id not in infos:
+                hold = self.holds.get(user_id)
+                if hold is not None and hold.connections and not hold.is_held:
+                    continue  # Redis is about to be told.
+                if not is_lenient:
+                    self._hide(user_id)
+        self._unconfirmed.clear()
+        for user_id, info in infos.items():
+            if user_id not in members:
+                self.show(user_id, info, is_confirmed=True)
+        buffer = self._buffer
+        self._buffer = []
+        if buffer is None:
+            self._node.fetch_members(self)
+            return
+        self.version = version
+        for change in buffer:
+            self.changed(change)
+        self._advance()
+
+    def _apply(self, change: Change) -> None:
+        members, user_id = self.members, change.user_id
+        assert members is not None
+        if change.info is not None:
+            self._unconfirmed.discard(user_id)
+            if user_id not in members:
+                self.show(user_id, change.info, is_confirmed=True)
+            return
+        if user_id in members:
+            self._hide(user_id)
+        hold = self.holds.get(user_id)
+        if hold is None or not hold.connections or hold.version is None:
+            return
+        if hold.version < change.version:
+            # Whoever took this node for dead was wrong.
+            hold.is_held = False
+            hold.version = None
+            self._node.change(hold)
+
+    def show(self, user_id: str, info: bytes, *, is_confirmed: bool = False) -> None:
+        """List a member, and tell this node's subscribers or watchers."""
+        assert self.members is not None
+        self.members.add(user_id, info)
+        if not is_confirmed:
+            self._unconfirmed.add(user_id)
+        hub = self._app()
+        channel = hub.channels.get(self.name)
+        if channel is not None:
+            hub.announce_added(channel, user_id, info)
+        elif self.name.startswith(USER_PREFIX):
+            hub.announce_user(user_id, is_online=True)
+
+    def _hide(self, user_id: str) -> None:
+        assert self.members is not None
+        self.members.remove(user_id)
+        self._unconfirmed.discard(user_id)
+        hub = self._app()
+        channel = hub.channels.get(self.name)
+        if channel is not None:
+            hub.announce_removed(channel, user_id)
+        elif self.name.startswith(USER_PREFIX):
+            hub.announce_user(user_id, is_online=False)
+
+    # Counts.
+
+    def tell_count(self) -> None:
+        """Have the other nodes know how many are subscribed here."""
+        self._node.change_count(self)
+
+    def counted_elsewhere(self, count: int) -> None:
+        """So many are subscribed on other nodes."""
+        hub = self._app()
+        channel = hub.channels.get(self.name)
+        if channel is not None and channel.elsewhere != count:
+            channel.elsewhere = count
+            hub.count_changed_elsewhere(channel)
+
+
+USER_PREFIX = "#online."
+"""Of the topics that are users, before the user's id; no channel begins so."""
