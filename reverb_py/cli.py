@@ -9,6 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from reverb_py import __version__
 from reverb_py.runtime import RunningServer, running_server
 from reverb_py.settings import Settings, WrongSetting, load_environment
 from reverb_py.telemetry.logs import DebugTrace, configure_logs
+from reverb_py.workers import run_workers
 
 __all__ = ["main"]
 
@@ -43,13 +45,28 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="Address to listen on [REVERB_SERVER_HOST, else 0.0.0.0].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port [REVERB_SERVER_PORT, else 8080].")
+@click.option("--workers", type=click.IntRange(1, 1024), default=1, help="Processes [1].")
 @click.option("--debug", is_flag=True, help="Show every message that comes and goes.")
-def start(host: str | None, port: int | None, debug: bool) -> None:
-    """Start the server; Ctrl-C stops it."""
+@click.option("--worker", is_flag=True, hidden=True)
+def start(host: str | None, port: int | None, workers: int, debug: bool, worker: bool) -> None:
+    """Start the server; Ctrl-C stops it.
+
+    Several processes share the port, and need the Redis of REVERB_SCALING_ENABLED=true.
+    """
     settings = _settings_or_exit(host, port)
+    if workers > 1 and settings.scaling is None:
+        raise click.ClickException(
+            f"--workers {workers} needs Redis to join them: set REVERB_SCALING_ENABLED=true and "
+            "REDIS_URL"
+        )
     configure_logs(debug=debug)
     try:
-        _run(lambda: _serve(settings, debug=debug))
+        if workers > 1:
+            options = ["--debug"] if debug else []
+            asyncio.run(run_workers(workers, settings.host, settings.port, options))
+        else:
+            settings = replace(settings, shares_port=worker)
+            _run(lambda: _serve(settings, debug=debug))
     except OSError as exc:
         # asyncio's words repeat the address in front of the reason.
         reason = (exc.strerror or str(exc)).rpartition(": ")[2]
@@ -64,6 +81,8 @@ def check() -> None:
     """Read the settings, say what they mean, and start nothing."""
     settings = _settings_or_exit(None, None)
     click.echo(f"Listens on {settings.host}:{settings.port}{settings.path_prefix}")
+    if settings.scaling is not None:
+        click.echo(f"Shares Redis at {settings.scaling.redis} with its other nodes")
     for app in settings.apps:
         click.echo(f"App {app.id} with key {app.key}")
     click.echo("The settings are good.")
@@ -122,9 +141,17 @@ async def _serve(settings: Settings, *, debug: bool) -> None:
         # A terminal that closes says so with the signal that asks a service to reload.
         reload = partial(_reload, running, settings)
         loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else reload)
+        if settings.shares_port:
+            # The parent says nothing there; it ends when the parent does.
+            loop.add_reader(sys.stdin.fileno(), _stop_with_parent, loop, stop)
         await stop.wait()
         log.info("Stopping: connections are closed with 4200, so that clients come back")
     log.info("Stopped")
+
+
+def _stop_with_parent(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    loop.remove_reader(sys.stdin.fileno())
+    stop.set()
 
 
 def _run(program: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -18,6 +18,7 @@ from reverb_py.app_settings import read_apps
 from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App, Apps
 from reverb_py.environment import Reader, WrongSetting, load_environment, within, within_or_off
+from reverb_py.scaling_settings import read_scaling
 
 __all__ = ["Settings", "WrongSetting", "load_environment"]
 
@@ -94,11 +95,8 @@ class Settings:
             requests_per_second_per_address=limit("REVERB_REQUESTS_PER_SECOND_PER_ADDRESS", 0),
             shutdown_seconds=shutdown_seconds,
             apps=read_apps(read),
+            scaling=read_scaling(read),
         )
-        if read.switch("REVERB_SCALING_ENABLED"):
-            raise WrongSetting(
-                "REVERB_SCALING_ENABLED: this version serves from one process; set it to false"
-            )
         if not _is_loopback(listen_host):
             for app in settings.apps:
                 _require_strong_secrets(app, listen_host)

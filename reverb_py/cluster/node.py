@@ -80,10 +80,6 @@ _decode_census = msgspec.msgpack.Decoder(tuple[int, dict[str, tuple[int, list[st
 _decode_last_event = msgspec.msgpack.Decoder(tuple[bytes, str]).decode
 
 
-class _Lost(Exception):
-    """The node can't go on as who it was."""
-
-
 class _Question:
     """What was asked of all nodes, and what they have answered so far."""
 
@@ -206,7 +202,7 @@ class Node:
         while True:
             try:
                 await self._live(begun)
-            except* (RedisError, OSError, TimeoutError, _Lost) as group:
+            except* (RedisError, OSError, TimeoutError) as group:
                 reason = _reason(group)
             except* Exception as group:
                 reason = "A mistake in reverb_py, which its log shows"
@@ -251,26 +247,20 @@ class Node:
 
     async def _resume(self) -> None:
         """Have Redis know what is here, and know what is there."""
-        old, self._name = self._name, f"{self.id}.{next(self._numbers)}"
         subscription = self._subscription
         assert subscription is not None
+        old = self._name
         has_forgotten = False
         if old:
-            self._retired[old] = self._loop.time()
             [expires] = await self._run([("ZSCORE", self._nodes_key, old)])
             has_forgotten = expires is None
-        await self._renew(is_new=True)
+        await self._take_name()
         await subscription.listen([self._control_topic, self._own_topic])
         self._to_listen.clear()
-        self._may_change = True
         for topic in self._topics.values():
             if topic.listeners:
                 topic.is_asked_for = True
                 self._to_listen[topic] = None
-            for hold in topic.holds.values():
-                self._to_change[hold] = None
-            if topic.subscribers:
-                self._to_count[topic] = None
         await self._listen()
         await subscription.is_complete.wait()
         await self._change()
@@ -279,6 +269,33 @@ class Node:
             if has_forgotten:
                 self._lenient_until = self._loop.time() + self._lease_seconds
         await self._look()
+
+    async def _take_name(self) -> None:
+        """Be another node from now on, which has yet to hold anything."""
+        if self._name:
+            self._retired[self._name] = self._loop.time()
+        self._name = f"{self.id}.{next(self._numbers)}"
+        await self._renew(is_new=True)
+        self._registered.clear()
+        self._may_change = True
+        for topic in self._topics.values():
+            topic.is_held_no_more()
+            for hold in topic.holds.values():
+                self._to_change[hold] = None
+            if topic.subscribers:
+                self._to_count[topic] = None
+
+    async def _return_from_the_dead(self) -> None:
+        """Hold everything again; who is present elsewhere may have changed unheard."""
+        self._log.warning("This node was silent for longer than its lease, and taken for dead")
+        old = self._name
+        async with self._changing:
+            await self._take_name()
+        await self._change()
+        await self._reap(old)
+        for topic in self._topics.values():
+            if topic.members is not None and topic.is_listening:
+                self.fetch_members(topic)
 
     def _forget(self) -> None:
         """Forget what only Redis could confirm; who waits is answered from what is known here."""
@@ -558,7 +575,8 @@ class Node:
             [evaluation(LEASE, [self._nodes_key], self._name, milliseconds, int(is_new))]
         )
         if dead is None:
-            raise _Lost("This node was silent for longer than its lease, and taken for dead")
+            await self._return_from_the_dead()
+            return
         for name in dead:
             if name.decode() != self._name:
                 await self._reap(name.decode())

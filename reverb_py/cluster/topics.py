@@ -310,6 +310,10 @@ class Topic:
     def lost(self) -> None:
         """Redis is out of reach: what it knew has to be asked for again."""
         self.stop_listening()
+        self.is_held_no_more()
+
+    def is_held_no_more(self) -> None:
+        """Redis knows of no hold of this node any more."""
         for hold in list(self.holds.values()):
             hold.is_held = False
             hold.version = None
@@ -403,13 +407,12 @@ class Topic:
             if user_id not in members:
                 self.show(user_id, change.info, is_confirmed=True)
             return
-        if user_id in members:
-            self._hide(user_id)
         hold = self.holds.get(user_id)
-        if hold is None or not hold.connections or hold.version is None:
-            return
-        if hold.version < change.version:
-            # Whoever took this node for dead was wrong.
+        if hold is None or not hold.connections:
+            if user_id in members:
+                self._hide(user_id)
+        elif hold.version is not None and hold.version < change.version:
+            # The user is here: whoever took this node for dead was wrong.
             hold.is_held = False
             hold.version = None
             self._node.change(hold)

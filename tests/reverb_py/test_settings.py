@@ -313,11 +313,9 @@ def test_only_known_sources_of_client_events_are_accepted() -> None:
     )
 
 
-def test_scaling_is_refused_rather_than_ignored() -> None:
-    assert refusal({**APP, "REVERB_SCALING_ENABLED": "true"}) == (
-        "REVERB_SCALING_ENABLED: this version serves from one process; set it to false"
-    )
-    read(REVERB_SCALING_ENABLED="false")
+def test_a_server_is_on_its_own_unless_scaling_is_enabled() -> None:
+    assert read(REDIS_URL="redis://redis.internal").scaling is None
+    assert read(REVERB_SCALING_ENABLED="false").scaling is None
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,13 @@ class Deployment:
             assert isinstance(counts, dict)
             return sorted(user.decode() for user in counts)
 
+    def stored_nodes(self) -> list[str]:
+        """Return the nodes that Redis knows of."""
+        with self.redis.client() as client:
+            nodes = client.zrange(f"{self.prefix}nodes", 0, -1)
+            assert isinstance(nodes, list)
+            return [node.decode() for node in nodes]
+
     @asynccontextmanager
     async def leaving(self) -> AsyncIterator[Deployment]:
         """Lend the same deployment; what is started by it ends with the context."""

@@ -1,0 +1,109 @@
+"""
+Several processes on one port: a parent that starts them, keeps them running and passes signals on.
+
+Each worker is a server like any other; the system distributes connections among them, and Redis
+joins them. A worker ends when its parent does, however that ended: its standard input ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import structlog
+
+__all__ = ["run_workers"]
+
+_STEADY_SECONDS = 10.0
+_PAUSES = (0.5, 30.0)
+
+
+async def run_workers(number: int, host: str, port: int, options: Sequence[str]) -> None:
+    """
+    Run so many workers until SIGTERM or SIGINT, which are passed on, as SIGHUP is.
+
+    A worker that ends by itself is started again, after a pause that grows while it does not last.
+    `options` are further options of the command.
+
+    Raises:
+        OSError: The address is in use or not this machine's.
+    """
+    with _reserved(host, port) as place:
+        port = place.getsockname()[1]
+        command = [sys.executable, "-m", "reverb_py", "start", "--worker"]
+        command += ["--host", host, "--port", str(port), *options]
+        await _Workers(command).run(number)
+
+
+class _Workers:
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
+        self._processes: set[asyncio.subprocess.Process] = set()
+        self._stopping = asyncio.Event()
+        self._log = structlog.get_logger("reverb_py")
+
+    async def run(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        for one in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(one, self._stop, one)
+        # A terminal that closes says so with the signal that asks a service to reload.
+        hang_up = self._stop if sys.stdin.isatty() else self._pass_on
+        loop.add_signal_handler(signal.SIGHUP, hang_up, signal.SIGHUP)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(number):
+                group.create_task(self._keep_one())
+
+    async def _keep_one(self) -> None:
+        loop = asyncio.get_running_loop()
+        pause = _PAUSES[0]
+        while not self._stopping.is_set():
+            started = loop.time()
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the parent, which passes it on
+            )
+            self._processes.add(process)
+            if self._stopping.is_set():
+                process.send_signal(signal.SIGTERM)
+            code = await process.wait()
+            self._processes.discard(process)
+            if self._stopping.is_set():
+                return
+            if loop.time() - started > _STEADY_SECONDS:
+                pause = _PAUSES[0]
+            self._log.error("A worker has ended; another one starts", code=code, seconds=pause)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
+            except TimeoutError:
+                pause = min(2 * pause, _PAUSES[1])
+
+    def _stop(self, number: signal.Signals) -> None:
+        self._stopping.set()
+        self._pass_on(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    def _pass_on(self, number: signal.Signals) -> None:
+        for process in self._processes:
+            if process.returncode is None:
+                process.send_signal(number)
+
+
+def _reserved(host: str, port: int) -> socket.socket:
+    """Return a socket that has the address, without listening, so that nobody else takes it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    place = socket.socket(family, kind, protocol)
+    try:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            place.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        place.bind(address)
+    except OSError:
+        place.close()
+        raise
+    return place

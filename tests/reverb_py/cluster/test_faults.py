@@ -1,0 +1,302 @@
+"""Redis goes, freezes and comes back; nodes are cut off, frozen and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from reverb_py.cluster import node as node_module
+from reverb_py.testing import PATIENCE, PusherClient, TestServer
+from tests.reverb_py.cluster.nodes import APP, COUNTING, Deployment, member, until
+from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
+from tests.support.redis_link import redis_line
+
+
+async def ready(node: TestServer) -> bool:
+    status, _ = await node.unsigned_request("GET", "/ready")
+    return status == 200
+
+
+async def becomes(node: TestServer, *, is_ready: bool) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await ready(node) is not is_ready:  # noqa: ASYNC110 - asked, not told
+            await asyncio.sleep(0.02)
+
+
+async def has_users(node: TestServer, *expected: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while await user_ids(node) != list(expected):  # noqa: ASYNC110 - asked, not told
+            await asyncio.sleep(0.02)
+
+
+async def crosses(here: TestServer, client: PusherClient, channel: str, number: int) -> None:
+    """Publish on one node what a client of another is to hear next."""
+    await here.publish("n", channel, str(number))
+    assert json.loads(await client.receive())["data"] == str(number)
+
+
+async def test_a_node_tells_why_it_is_not_ready(fragile: Deployment) -> None:
+    node = await fragile.node()
+    assert await node.unsigned_request("GET", "/ready") == (200, '{"ready":true}')
+
+    fragile.redis.stop()
+    await becomes(node, is_ready=False)
+
+    status, reason = await node.unsigned_request("GET", "/ready")
+    assert (status, "Connect call failed" in reason or "onnection" in reason) == (503, True), reason
+    assert (await node.unsigned_request("GET", "/up"))[0] == 200
+
+
+@pytest.mark.parametrize("fault", ["stopped", "frozen"])
+async def test_without_redis_a_node_serves_its_own_clients(fragile: Deployment, fault: str) -> None:
+    here, there = await fragile.nodes(2)
+    first, _ = await fragile.member(here, "7")
+    second, _ = await fragile.member(there, "8")
+    assert await first.receive() == added("8")
+
+    if fault == "stopped":
+        fragile.redis.stop()
+    else:
+        context = fragile.redis.frozen()
+        context.__enter__()
+    try:
+        # From the first moment on, whether or not it has been noticed.
+        async with asyncio.timeout(PATIENCE / 2):
+            await crosses(here, first, "presence-room", 1)
+        third, room = await fragile.member(here, "9")
+        assert set(room["ids"]) >= {"7", "9"}
+        assert await first.receive() == added("9")
+        await third.subscribe("cache-new")
+        assert "cache_miss" in await third.receive()
+        await becomes(here, is_ready=False)
+        await crosses(here, third, "presence-room", 2)
+        assert json.loads(await first.receive())["data"] == "2"
+        await leave(third)
+        assert await first.receive() == removed("9")
+        await second.ping()
+        fourth, _ = await fragile.member(here, "10")
+        assert await first.receive() == added("10")
+    finally:
+        if fault == "stopped":
+            fragile.redis.start()
+        else:
+            context.__exit__(None, None, None)
+
+    await becomes(here, is_ready=True)
+    await becomes(there, is_ready=True)
+    await has_users(here, "10", "7", "8")
+    await has_users(there, "10", "7", "8")
+    # What was published meanwhile may or may not have crossed; nobody went, one came.
+    seen = [await second.receive()]
+    while seen[-1] != added("10"):
+        seen.append(await second.receive())
+    assert [text for text in seen if "member_" in text] in (
+        [added("10")],
+        [added("9"), removed("9"), added("10")],
+    )
+    await crosses(there, first, "presence-room", 3)
+    while json.loads(heard := await second.receive())["data"] != "3":
+        assert "member_" not in heard
+    assert json.loads(await fourth.receive())["data"] == "3"
+
+
+async def test_a_redis_that_forgot_everything_learns_it_again(fragile: Deployment) -> None:
+    nodes = await fragile.nodes(3, COUNTING, lease_seconds=2.0)
+    members = [(await fragile.member(node, str(n)))[0] for n, node in enumerate(nodes)]
+    subscribers = [await fragile.client(node) for node in nodes]
+    for client in subscribers:
+        await client.subscribe("orders")
+    for client in (members[0], members[0], members[1]):
+        assert "member_added" in await client.receive()
+
+    fragile.redis.restart()
+    for node in nodes:
+        await becomes(node, is_ready=True)
+
+    for node in nodes:
+        await has_users(node, "0", "1", "2")
+        assert await node.request(
+            "GET", "/channels/orders", None, {"info": "subscription_count"}
+        ) == (200, '{"occupied":true,"subscription_count":3}')
+    await fragile.member(nodes[1], "9")
+    for client in members:
+        assert "member_added" in await client.receive()
+        await client.ping()
+    leaver = subscribers.pop()
+    await leave(leaver, "orders")
+    for client in subscribers:
+        while '\\"subscription_count\\":2' not in (heard := await client.receive()):
+            assert "subscription_count" in heard
+
+
+async def test_a_node_that_is_cut_off_loses_its_members_and_gets_them_back(
+    fragile: Deployment,
+) -> None:
+    async with redis_line(fragile.redis.port) as line:
+        here = await fragile.node(lease_seconds=1.0)
+        there = await fragile.node(lease_seconds=1.0, port=line.port)
+        watcher, _ = await fragile.member(here, "1")
+        cut_off, _ = await fragile.member(there, "7")
+        assert await watcher.receive() == added("7")
+
+        line.cut()
+        assert await watcher.receive() == removed("7")
+        await becomes(there, is_ready=False)
+        await crosses(there, cut_off, "presence-room", 1)
+        late, _ = await fragile.member(here, "2")
+        assert await watcher.receive() == added("2")
+        await leave(watcher)
+        await watcher.ping()
+
+        line.mend()
+        await becomes(there, is_ready=True)
+        assert await late.receive() == removed("1")
+        assert await late.receive() == added("7")
+        heard = sorted([await cut_off.receive(), await cut_off.receive()])
+        assert heard == sorted([added("2"), removed("1")])
+        await has_users(here, "2", "7")
+        await has_users(there, "2", "7")
+        await crosses(here, cut_off, "presence-room", 2)
+
+
+@asynccontextmanager
+async def node_process(
+    deployment: Deployment, *arguments: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
+    """Run a node in a process of its own; lend it and its port."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path.cwd()),
+        "REVERB_APP_ID": APP.id,
+        "REVERB_APP_KEY": APP.key,
+        "REVERB_APP_SECRET": APP.secret,
+        "REVERB_SERVER_HOST": "127.0.0.1",
+        "REVERB_SERVER_PORT": "0",
+        "REVERB_SCALING_ENABLED": "true",
+        "REVERB_SCALING_CHANNEL": deployment.prefix.removesuffix(":"),
+        "REVERB_NODE_LEASE_SECONDS": "1",
+        "REDIS_PORT": str(deployment.redis.port),
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "reverb_py",
+        "start",
+        *arguments,
+        env=environment,
+        stderr=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(3 * PATIENCE):
+            port = 0
+            while not port:
+                line = (await process.stderr.readline()).decode()
+                assert line, "the node has ended"
+                if "Listening" in line:
+                    port = int(line.rpartition(":")[2].split("/")[0].split()[0].strip("\x1b[0m'"))
+        drain = asyncio.create_task(process.stderr.read())
+        yield process, port
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+        await process.wait()
+        await drain
+
+
+@asynccontextmanager
+async def connected_to(port: int) -> AsyncIterator[PusherClient]:
+    from websockets.asyncio.client import connect
+
+    url = f"ws://127.0.0.1:{port}/app/{APP.key}?protocol=7"
+    async with connect(url, compression=None, ping_interval=None) as websocket:
+        client = PusherClient(APP, websocket)
+        await client.receive_hello()
+        yield client
+
+
+async def test_a_killed_nodes_members_leave_within_its_lease_and_once(
+    deployment: Deployment,
+) -> None:
+    nodes = await deployment.nodes(2, lease_seconds=1.0)
+    watchers = [(await deployment.member(node, f"w{n}"))[0] for n, node in enumerate(nodes)]
+    assert await watchers[0].receive() == added("w1")
+
+    async with node_process(deployment) as (process, port), connected_to(port) as client:
+        await client.subscribe("presence-room", member("7"))
+        for watcher in watchers:
+            assert await watcher.receive() == added("7")
+        process.kill()
+        for watcher in watchers:
+            assert await watcher.receive() == removed("7")
+
+    for watcher in watchers:
+        await watcher.ping()
+    await until(lambda: len(deployment.stored_nodes()) == 2)
+    assert deployment.stored_users() == ["w0", "w1"]
+
+
+async def test_a_node_that_was_frozen_comes_back_with_its_members(deployment: Deployment) -> None:
+    node = await deployment.node(lease_seconds=1.0)
+    watcher, _ = await deployment.member(node, "1")
+
+    async with node_process(deployment) as (process, port), connected_to(port) as client:
+        await client.subscribe("presence-room", member("7"))
+        assert await watcher.receive() == added("7")
+        process.send_signal(signal.SIGSTOP)
+        assert await watcher.receive() == removed("7")
+        process.send_signal(signal.SIGCONT)
+        assert await watcher.receive() == added("7")
+        await client.ping()
+        await crosses(node, client, "presence-room", 1)
+
+
+async def test_workers_are_one_server(deployment: Deployment) -> None:
+    async with node_process(deployment, "--workers", "2") as (process, port):
+        async with connected_to(port) as first:
+            await first.subscribe("presence-room", member("0"))
+            others = []
+            for number in range(1, 12):
+                context = connected_to(port)
+                client = await context.__aenter__()
+                others.append(context)
+                data = await client.subscribe("presence-room", member(str(number)))
+                assert data["presence"]["count"] == number + 1
+                assert await first.receive() == added(str(number))
+            for context in others:
+                await context.__aexit__(None, None, None)
+            gone = sorted([await first.receive() for _ in others])
+            assert gone == sorted(removed(str(number)) for number in range(1, 12))
+        process.terminate()
+        async with asyncio.timeout(3 * PATIENCE):
+            assert await process.wait() == 0
+
+
+async def test_what_waits_for_redis_is_bounded(
+    fragile: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_module, "MAX_OUTGOING_BYTES", 10_000)
+    here, there = await fragile.nodes(2)
+    client = await fragile.client(there)
+    await client.subscribe("last")
+    with fragile.redis.frozen():
+        for number in range(200):
+            await here.publish("n", f"channel-{number}", "x" * 1_000)
+        assert here.node.dropped > 0
+        await here.publish("n", "last", "1")
+        await becomes(here, is_ready=False)
+    await becomes(here, is_ready=True)
+    await becomes(there, is_ready=True)
+
+    heard = json.loads(await client.receive())["data"]
+    assert heard == "1"
