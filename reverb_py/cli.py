@@ -45,7 +45,9 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="Address to listen on [REVERB_SERVER_HOST, else 0.0.0.0].")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port [REVERB_SERVER_PORT, else 8080].")
-@click.option("--workers", type=click.IntRange(1, 1024), default=1, help="Processes [1].")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), default=1, metavar="N", help="Processes [1]."
+)
 @click.option("--debug", is_flag=True, help="Show every message that comes and goes.")
 @click.option("--worker", is_flag=True, hidden=True)
 def start(host: str | None, port: int | None, workers: int, debug: bool, worker: bool) -> None:

@@ -87,6 +87,8 @@ class RedisLink:
             "socket_timeout": address.timeout,
             "socket_connect_timeout": address.timeout,
             "protocol": 2,
+            # Nobody asks for the name of the library, which a user needs one more right to say.
+            "driver_info": None,
         }
         if address.has_tls:
             options |= {"ssl": True, "ssl_ca_certs": address.tls_ca_file}

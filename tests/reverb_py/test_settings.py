@@ -89,6 +89,8 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "connects_per_minute_per_address": 0,
         "requests_per_second_per_address": 0,
         "shutdown_seconds": 5.0,
+        "scaling": None,
+        "shares_port": False,
     }
     assert list(settings.apps) == [
         App(

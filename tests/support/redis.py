@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-__all__ = ["RedisServer", "redis_server"]
+__all__ = ["RedisServer", "free_port", "redis_cluster", "redis_sentinel", "redis_server"]
 
 _PATIENCE = 30.0  # seconds
 
@@ -34,20 +34,29 @@ wait $!
 class RedisServer:
     """One server on `port` of this machine; what it knows is gone when it ends."""
 
-    def __init__(self, program: str, folder: Path, options: tuple[str, ...] = ()) -> None:
-        self._program = program
+    def __init__(
+        self,
+        program: str,
+        folder: Path,
+        options: tuple[str, ...] = (),
+        first: tuple[str, ...] = (),
+    ) -> None:
+        self.program = program
+        self.options = options
         self._folder = folder
-        self._options = options
+        self._first = first
         self._process: subprocess.Popen[str] | None = None
         self._pid = 0
-        self.port = _free_port()
+        self.port = free_port()
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1"]
-        command += ["--save", "", "--appendonly", "no", "--dir", str(self._folder)]
+        command = [self.program, *self._first, "--port", str(self.port), "--bind", "127.0.0.1"]
+        command += ["--dir", str(self._folder)]
+        if not self._first:
+            command += ["--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(
-            ["sh", "-c", _GUARD, "sh", *command, *self._options],
+            ["sh", "-c", _GUARD, "sh", *command, *self.options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -122,7 +131,59 @@ def redis_server(*options: str) -> Iterator[RedisServer]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _free_port() -> int:
+@contextmanager
+def redis_cluster(size: int = 3) -> Iterator[list[RedisServer]]:
+    """Run a Redis Cluster of so many primaries for as long as the context lasts."""
+    with ExitStack() as stack:
+        servers = []
+        for _ in range(size):
+            bus_port = str(free_port())
+            options = ("--cluster-enabled", "yes", "--cluster-port", bus_port)
+            servers.append(stack.enter_context(redis_server(*options)))
+        share = 16_384 // size + 1
+        for number, server in enumerate(servers):
+            first, last = number * share, min((number + 1) * share, 16_384) - 1
+            bus_port = server.options[-1]
+            with server.client() as client, servers[0].client() as meeting:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", first, last)
+                if number:
+                    meeting.execute_command("CLUSTER", "MEET", "127.0.0.1", server.port, bus_port)
+        deadline = time.monotonic() + _PATIENCE
+        for server in servers:
+            with server.client() as client:
+                while b"cluster_state:ok" not in _raw(client, "CLUSTER", "INFO"):
+                    assert time.monotonic() < deadline, "the Redis Cluster does not form"
+                    time.sleep(0.05)
+        yield servers
+
+
+@contextmanager
+def redis_sentinel(primary: RedisServer) -> Iterator[int]:
+    """Run a Sentinel that watches a server under the name `mymaster`; lend its port."""
+    folder = Path(tempfile.mkdtemp(prefix="sentinel-"))
+    configuration = folder / "sentinel.conf"
+    configuration.write_text(
+        f"sentinel monitor mymaster 127.0.0.1 {primary.port} 1\n"
+        "sentinel down-after-milliseconds mymaster 500\n"
+        "sentinel failover-timeout mymaster 2000\n"
+    )
+    server = RedisServer(primary.program, folder, (), (str(configuration), "--sentinel"))
+    try:
+        server.start()
+        yield server.port
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _raw(client: Redis, *command: str) -> bytes:
+    client.set_response_callback(command[0] + " " + command[1], lambda answer, **_: answer)
+    answer = client.execute_command(*command)  # type: ignore[no-untyped-call]
+    return answer if isinstance(answer, bytes) else str(answer).encode()
+
+
+def free_port() -> int:
+    """Return a port that nobody has at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -25,10 +25,13 @@ COUNTING = App(
 class Deployment:
     """Nodes that share a Redis and a prefix; they end with the test."""
 
-    def __init__(self, redis: RedisServer, prefix: str, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, redis: RedisServer, prefix: str, stack: AsyncExitStack, **address: Any
+    ) -> None:
         self.redis = redis
         self.prefix = prefix
         self._stack = stack
+        self._address = address
 
     async def node(
         self, *apps: App, lease_seconds: float = 10.0, port: int | None = None, **settings: Any
@@ -45,7 +48,9 @@ class Deployment:
     def scaling(self, *, lease_seconds: float = 10.0, port: int | None = None) -> Scaling:
         """Return the settings of the deployment's nodes."""
         return Scaling(
-            redis=RedisAddress(port=port or self.redis.port, timeout=1.0),
+            redis=RedisAddress(
+                **{"port": port or self.redis.port, "timeout": 1.0, **self._address}
+            ),
             prefix=self.prefix,
             lease_seconds=lease_seconds,
         )
