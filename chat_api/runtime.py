@@ -40,7 +40,7 @@ from chat_api.realtime.webhooks import Webhooks
 from chat_api.settings import Settings
 from chat_api.store.engine import Store
 from chat_api.store.outbox import Outbox
-from chat_api.telemetry.metrics import Metrics, open_conversations
+from chat_api.telemetry.metrics import Metrics
 from chat_api.web.app import create_app
 from chat_api.web.documentation import documentation_feature
 from chat_api.web.health import health_route
@@ -214,7 +214,6 @@ async def running(
             rules.add(feature.channel_rules)
         if metrics is not None:
             metrics.watch((*store.measures(), *outbox.measures(clock), *relay.measures()))
-            metrics.watch((open_conversations(store),))
             for feature in features:
                 metrics.watch(feature.measures)
         operations = [health_route(store, outbox, relay, reverb, clock), webhooks.route()]

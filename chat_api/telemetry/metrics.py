@@ -16,15 +16,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, Proce
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
-from sqlalchemy import func, select
 
-from chat_api.features.support.models import SupportConversation
-from chat_api.features.support.rules import Status
 from chat_api.kernel.errors import Unavailable
 from chat_api.kernel.measures import Measure, Samples
-from chat_api.store.engine import Store
 
-__all__ = ["Metrics", "open_conversations"]
+__all__ = ["Metrics"]
 
 _log = structlog.get_logger("chat_api.metrics")
 
@@ -113,26 +109,6 @@ class Metrics:
             await self._measures.read()
             body = encode(self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type})
-
-
-def open_conversations(store: Store) -> Measure:
-    """Return how many support conversations are in each status, those that are over left out."""
-    query = (
-        select(SupportConversation.status, func.count())
-        .where(SupportConversation.closed_at.is_(None))
-        .group_by(SupportConversation.status)
-    )
-
-    async def by_status() -> Samples:
-        counts = {row[0]: row[1] for row in await store.all(query)}
-        # Where there is none it says so: a line that ends looks like a failure.
-        return {
-            (status,): counts.get(status, 0) for status in Status if status is not Status.CLOSED
-        }
-
-    return Measure(
-        "support_conversations", "Support conversations that are open.", by_status, ("status",)
-    )
 
 
 class _Measures(Collector):

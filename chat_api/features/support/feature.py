@@ -137,6 +137,7 @@ class Support:
                 "takes them. Customers need no account: they get a token with their conversation."
             ),
             events=EVENTS,
+            measures=conversations.measures(),
         )
 
     @asynccontextmanager

@@ -43,6 +43,7 @@ from chat_api.features.support.records import (
     the_conversation,
 )
 from chat_api.features.support.rules import (
+    OPEN,
     Agent,
     Closing,
     Conversation,
@@ -73,6 +74,7 @@ from chat_api.features.tenants.service import Tenants
 from chat_api.kernel.callers import Caller, Identity, Participant, Visitor
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Forbidden, Gone, Unauthenticated, Unprocessable
+from chat_api.kernel.measures import Measure, Samples, single
 from chat_api.kernel.tenants import RequestedTenant
 from chat_api.kernel.texts import checked_object, checked_text
 from chat_api.kernel.throttling import Throttle, network_of
@@ -205,6 +207,28 @@ class Conversations:
         self._queue = queue
         self._pushes = pushes
         self._limits = limits
+        self._sent = 0
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what tells how many ask for help, and how much is said."""
+        return (
+            Measure(
+                "support_conversations",
+                "Support conversations that are open.",
+                self._open_by_status,
+                ("status",),
+            ),
+            single(
+                "support_messages_total",
+                "Messages in support conversations.",
+                lambda: self._sent,
+            ),
+        )
+
+    async def _open_by_status(self) -> Samples:
+        counts = {row[0]: row[1] for row in await self._store.all(_OPEN_BY_STATUS)}
+        # Where there is none it says so: a line that ends looks like a failure.
+        return {(status.value,): counts.get(status.value, 0) for status in Status if status in OPEN}
 
     @property
     def capacity(self) -> int:
@@ -824,6 +848,7 @@ class Conversations:
             "temp_id": draft.temp_id,
         }
         message = message_of(connection.execute(_ADD_MESSAGE, stored).one(), customer)
+        unit.when_committed(self._count_message)
         conversation = replace(
             conversation,
             unread_customer=conversation.unread_customer + (side is Side.AGENT),
@@ -849,6 +874,9 @@ class Conversations:
             self._queue.changed(unit, conversation.tenant)  # entries show the last message
         is_notified = self._notify_other_side(unit, conversation, message)
         return Sent(message, conversation, True, is_notified)
+
+    def _count_message(self) -> None:
+        self._sent += 1
 
     def _tell(self, unit: UnitOfWork, conversation: Conversation, from_socket: str | None) -> None:
         channels = [conversation_channel(conversation.id)]
@@ -929,6 +957,12 @@ class Conversations:
 _ROLES: Final = {"agent": Role.AGENT, "supervisor": Role.SUPERVISOR}
 _STAFF = frozenset(_ROLES.values())
 _WHICH_AGENT = "Say which agent it is: agentId in the body, or X-Participant-Id."
+
+_OPEN_BY_STATUS = (
+    select(SupportConversation.status, func.count())
+    .where(SupportConversation.status != Status.CLOSED.value)
+    .group_by(SupportConversation.status)
+)
 
 # The statements of every message, built once: that costs more than running them.
 _ADD_MESSAGE = insert(SupportMessage).returning(*MESSAGES.selected_columns)

@@ -13,6 +13,7 @@ from chat_api.kernel.errors import Unavailable
 from chat_api.kernel.measures import Measure, Samples, single
 from chat_api.settings import Settings, WrongSetting
 from chat_api.telemetry.metrics import Metrics
+from tests.chat_api.client import Client
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import World
 
@@ -161,10 +162,13 @@ async def test_a_running_api_shows_what_goes_on(
             await world.ali.post("/api/chats/1/messages", {"content": text, "tempId": text})
         await receiver.hears(4)
         await world.nobody.post("/api/login", {"email": "ali@example.com", "password": "x"})
-        await world.nobody.post(
+        session = await world.nobody.post(
             "/api/customer/sessions",
             {"displayName": "Jane", "fingerprint": "of-jane-1234567890", "channel": "web"},
         )
+        customer = Client(world.nobody.session, world.nobody.url, session.body["token"])
+        path = f"/api/customer/conversations/{session.body['conversationId']}/messages"
+        await customer.post(path, {"content": "Hello?"})
         await world.nobody.get("/nowhere/1")
         found = await scraped(port)
         public = await world.nobody.get("/metrics")
@@ -181,6 +185,7 @@ async def test_a_running_api_shows_what_goes_on(
     assert found["chat_relay_failures_total",] == 0
     assert found["chat_outbox_events", "refused"] == 0
     assert found["chat_support_conversations", "QUEUED"] == 1
+    assert found["chat_support_messages_total",] == 1
     assert found["chat_support_conversations", "CONNECTED"] == 0
     assert found["chat_database_writes_waiting",] >= 0
     assert found["chat_unreadable_measures",] == 0
