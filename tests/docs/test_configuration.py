@@ -12,13 +12,15 @@ from reverb_py.settings import Settings
 _ROOT = Path(__file__).parents[2]
 _TEXT = (_ROOT / "docs" / "configuration.md").read_text()
 _LIMITS = _TEXT.partition("### Limits\n")[2].partition("\n## ")[0]
-_SOURCES = [_ROOT / "reverb_py" / "settings.py", _ROOT / "reverb_py" / "app_settings.py"]
+_SOURCES = [
+    _ROOT / "reverb_py" / name for name in ("settings.py", "app_settings.py", "scaling_settings.py")
+]
 
 
 def _variables() -> set[str]:
     """Return the variables that the sources name, in full or by the name in the apps file."""
     source = "".join(file.read_text() for file in _SOURCES)
-    names = set(re.findall(r"REVERB_[A-Z]+(?:_[A-Z]+)+", source))
+    names = set(re.findall(r"REVERB_[A-Z]+(?:_[A-Z]+)+|REDIS_[A-Z]+(?:_[A-Z]+)*", source))
     rows = re.findall(r"_(?:row|limit)\(\"(\w+)\"", source)
     assert rows
     return names | {f"REVERB_APP_{row.upper()}" for row in rows}

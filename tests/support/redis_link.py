@@ -28,6 +28,12 @@ class RedisLine:
     def cut(self) -> None:
         self._carries.clear()
 
+    def break_off(self) -> None:
+        """Cut every connection off; new ones are carried."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     def mend(self) -> None:
         self._carries.set()
 

@@ -39,3 +39,10 @@ async def fragile(own_redis: RedisServer) -> AsyncIterator[Deployment]:
     """A deployment whose Redis the test may stop and freeze."""
     async with AsyncExitStack() as stack:
         yield Deployment(own_redis, "test:", stack)
+
+
+@pytest.fixture(scope="module")
+def shared_redis_of_its_own() -> Iterator[RedisServer]:
+    """A server for the tests of one module, which may empty it."""
+    with redis_server() as server:
+        yield server
