@@ -111,7 +111,11 @@ class Desk:
 
     async def states(self, customer: Customer, until: str) -> list[str]:
         """Return the states told of a conversation, without places in the queue, up to one."""
-        await self.hears(customer.channel, "system:event", lambda data: data["status"] == until)
+        await self.hears(
+            customer.channel,
+            "system:event",
+            lambda data: data["status"] == until and "position" not in data,
+        )
         events = self.heard(customer.channel, "system:event")
         return [event["status"] for event in events if "position" not in event]
 
