@@ -34,6 +34,8 @@ from chat_api.settings import Settings
 
 HERE = Path(__file__).resolve().parent
 START_TIMEOUT = 30.0
+SETTLE_SECONDS = 21.0
+"""After its start the API gives clients this long to come back before it speaks to nobody."""
 PEOPLE = {"user": 80, "agent": 10, "customer": 30}
 """How many play; colleagues come in pairs."""
 PASSWORD = "a password for a day"
@@ -61,7 +63,7 @@ class Figures:
     def limit(self) -> str:
         """Return what kept it from being faster, as far as processor time tells."""
         name, most = max(self.cores.items(), key=lambda item: item[1])
-        if most >= 0.9:
+        if most >= 0.8:  # the start and the end of a run are quieter than its middle
             return f"{name}, which has one core"
         total = sum(self.cores.values())
         if total >= 0.9 * (os.cpu_count() or 1):
@@ -242,7 +244,7 @@ def measure(name: str, database_url: str, seconds: float) -> list[list[str]]:
         environment = environment_of(folder, url)
         rows = []
         pause = 0.0
-        for number, load in enumerate(("all it takes", "half of that")):
+        for number, load in enumerate(("all it takes", "with pauses")):
             environment["LOCUST_TENANT"] = f"day{number}.example.com"
             asyncio.run(open_accounts(environment, folder / "accounts.csv"))
             with (
@@ -250,7 +252,8 @@ def measure(name: str, database_url: str, seconds: float) -> list[list[str]]:
                 server("chat_api", "serve", environment, folder) as chat,
             ):
                 pids = {"reverb_py": reverb, "chat_api": chat}
-                click.echo(f"{name}, {load}: {seconds:.0f} s …", err=True)
+                click.echo(f"{name}, {load}: {SETTLE_SECONDS + seconds:.0f} s …", err=True)
+                time.sleep(SETTLE_SECONDS)
                 figures = run_locust(environment, folder, seconds, pause, pids)
             cores = ", ".join(f"{who} {used:.2f}" for who, used in figures.cores.items())
             rows.append(
