@@ -119,6 +119,7 @@ class Node:
         self._name = ""
         self._retired: dict[str, float] = {}
         self._lenient_until = 0.0
+        self._is_leaving = False
         self._may_change = False
         self._changing = asyncio.Lock()
         self._sending = asyncio.Lock()
@@ -179,13 +180,14 @@ class Node:
             except TimeoutError:
                 self._log.error("Redis can't be reached", redis=str(self._address))
             yield
+        finally:
+            self._is_leaving = True
             if not self.is_away:
                 await self._leave()
-        finally:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            await self._link.close()
+            await self._close()
 
     async def _leave(self) -> None:
         try:
@@ -209,6 +211,8 @@ class Node:
                 self._log.exception("The bus begins again", exc_info=group)
             else:
                 reason = "Redis has closed the connection"
+            if self._is_leaving:
+                return  # A task group that fails while it is cancelled forgets that it was.
             if not self.is_away:
                 pause = _RETRY_SECONDS[0]
             if begun.is_set() and self.trouble != reason:
@@ -574,6 +578,8 @@ class Node:
         [dead] = await self._run(
             [evaluation(LEASE, [self._nodes_key], self._name, milliseconds, int(is_new))]
         )
+        if self._is_leaving:
+            return
         if dead is None:
             await self._return_from_the_dead()
             return
@@ -671,7 +677,8 @@ class Node:
             await self._something_to_send.wait()
             self._something_to_send.clear()
             while self._outgoing or self._messages or self._to_recall:
-                await self._send()
+                async with self._sending:
+                    await self._send()
 
     async def _send(self) -> None:
         commands, self._messages = self._messages, []

@@ -37,8 +37,14 @@ class RedisLine:
     def mend(self) -> None:
         self._carries.set()
 
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
         self._writers.add(writer)
+        task = asyncio.create_task(self._carry(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._carries.wait()
         try:
             upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self._target_port)
@@ -62,6 +68,8 @@ class RedisLine:
         self.mend()
         for writer in self._writers:
             writer.transport.abort()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 @asynccontextmanager
@@ -75,4 +83,3 @@ async def redis_line(target_port: int) -> AsyncIterator[RedisLine]:
     finally:
         server.close()
         await line.close()
-        await asyncio.sleep(0.05)
