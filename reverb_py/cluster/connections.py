@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,6 +128,8 @@ class RedisLink:
 
     async def run(self, commands: Iterable[Command]) -> list[Any]:
         """Run commands in one go, those of one key in this order, and return their answers."""
+        if self._client is None:
+            raise ConnectionError("Redis is away")
         pipeline = (
             self._client.pipeline()
             if self._address.is_cluster
@@ -229,11 +231,9 @@ class Subscription:
             async with self._locks[name]:
                 await connection.send_command("PING", check_health=False)
 
-    async def read(self) -> None:
-        """Hand on messages until a connection breaks, which raises."""
-        async with asyncio.TaskGroup() as group:
-            for name in self._connections:
-                group.create_task(self._read(name))
+    def readers(self) -> list[Coroutine[Any, Any, None]]:
+        """Return what hands on the messages of each connection, until it breaks, which raises."""
+        return [self._read(name) for name in self._connections]
 
     async def close(self) -> None:
         """Close the connections."""

@@ -14,7 +14,15 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -48,6 +56,7 @@ _BATCH_BYTES = 1_048_576
 _IDLE_SECONDS = 2.0
 _CLAIM_MILLISECONDS = 5_000
 _RETIRED_SECONDS = 60.0
+_CANCEL_SECONDS = 0.2
 _RETRY_SECONDS = (0.05, 1.0)
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -184,9 +193,7 @@ class Node:
             self._is_leaving = True
             if not self.is_away:
                 await self._leave()
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
+            await _end(tasks)
             await self._close()
 
     async def _leave(self) -> None:
@@ -204,15 +211,13 @@ class Node:
         while True:
             try:
                 await self._live(begun)
-            except* (RedisError, OSError, TimeoutError) as group:
-                reason = _reason(group)
-            except* Exception as group:
+            except (RedisError, OSError, TimeoutError) as exc:
+                reason = str(exc) or type(exc).__name__
+            except Exception:
                 reason = "A mistake in reverb_py, which its log shows"
-                self._log.exception("The bus begins again", exc_info=group)
-            else:
-                reason = "Redis has closed the connection"
+                self._log.exception("The bus begins again")
             if self._is_leaving:
-                return  # A task group that fails while it is cancelled forgets that it was.
+                return
             if not self.is_away:
                 pause = _RETRY_SECONDS[0]
             if begun.is_set() and self.trouble != reason:
@@ -232,22 +237,24 @@ class Node:
         await self._link.open()
         self._subscription = await self._link.subscription(self._received)
         self._subscription.confirmed = self._confirmed
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._subscription.read())
-            async with asyncio.timeout(max(self._lease_seconds, 5 * self._address.timeout)):
-                await self._resume()
-            self.trouble = None
-            if begun.is_set():
-                self._log.info("Redis is back", redis=str(self._address))
-            begun.set()
-            for work in (
-                self._keep_listening,
-                self._keep_changing,
-                self._keep_looking,
-                self._keep_sending,
-                self._keep_lease,
-            ):
-                group.create_task(work())
+        await _until_one_fails([*self._subscription.readers(), self._work(begun)])
+
+    async def _work(self, begun: asyncio.Event) -> None:
+        async with asyncio.timeout(max(self._lease_seconds, 5 * self._address.timeout)):
+            await self._resume()
+        self.trouble = None
+        if begun.is_set():
+            self._log.info("Redis is back", redis=str(self._address))
+        begun.set()
+        await _until_one_fails(
+            [
+                self._keep_listening(),
+                self._keep_changing(),
+                self._keep_looking(),
+                self._keep_sending(),
+                self._keep_lease(),
+            ]
+        )
 
     async def _resume(self) -> None:
         """Have Redis know what is here, and know what is there."""
@@ -875,8 +882,26 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _reason(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error) or type(error).__name__
+async def _until_one_fails(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run what never ends by itself, all at once, until one of them raises."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await _end(tasks)
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: the Redis client loses some of the cancellations."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        try:
+            await asyncio.wait(pending, timeout=_CANCEL_SECONDS)
+        except asyncio.CancelledError:
+            pass  # It has been heard; whoever called goes on to end.
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # Somebody else's was first.

@@ -191,7 +191,12 @@ class Alone:
 
 
 def merged(censuses: Sequence[Census]) -> Census:
-    """Return what several nodes know together: connections add up, a user counts once."""
+    """
+    Return what several nodes know together: their connections add up.
+
+    Of the members each node that lists any knows all, wherever they are; the first is believed,
+    since another may be about to hear what this one has heard.
+    """
     if len(censuses) == 1:
         return censuses[0]
     channels: dict[str, tuple[int, Collection[str]]] = {}
@@ -200,6 +205,6 @@ def merged(censuses: Sequence[Census]) -> Census:
             before = channels.get(name)
             if before is not None:
                 subscribers += before[0]
-                user_ids = dict.fromkeys([*before[1], *user_ids])
+                user_ids = before[1]
             channels[name] = (subscribers, user_ids)
     return Census(channels, sum(census.connections for census in censuses))
