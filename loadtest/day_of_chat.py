@@ -1,7 +1,7 @@
 """
 Measures a day of chat: both servers, a database, and locust's users, all on this machine.
 
-For each database the load is first as high as the servers take it, then half of that. What is
+For each database the load is first as high as the servers take it, then one with pauses. What is
 measured is what people notice: from the request that posts a message to the event at whoever
 listens. Every message must arrive, once.
 """
@@ -237,7 +237,7 @@ def percentile(times: Sequence[tuple[float, int]], total: int, share: float) -> 
 
 
 def measure(name: str, database_url: str, seconds: float) -> list[list[str]]:
-    """Return two rows of the table: as much as it takes, and half of that."""
+    """Return two rows of the table: as much as it takes, and with pauses."""
     with tempfile.TemporaryDirectory(prefix="day-of-chat-") as temporary:
         folder = Path(temporary)
         url = database_url or f"sqlite:///{folder / 'chat.sqlite3'}"
