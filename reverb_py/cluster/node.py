@@ -110,7 +110,7 @@ class Node:
     This process among the others of its deployment.
 
     `trouble` says why Redis can't be used, or is None. `dropped` counts the events that other nodes
-    did not get because too many waited.
+    may not have got, because too many waited or because Redis went away meanwhile.
     """
 
     def __init__(self, scaling: Scaling) -> None:
@@ -690,12 +690,13 @@ class Node:
     async def _send(self) -> None:
         commands, self._messages = self._messages, []
         settled, self._settled = self._settled, None
-        size = 0
+        size = count_sent = 0
         try:
             while self._outgoing and size < _BATCH_BYTES:
                 key = next(iter(self._outgoing))
                 events = self._outgoing.pop(key)
                 size += sum(len(frame) for frame, _, _ in events)
+                count_sent += len(events)
                 last = self._last_events.pop(key, None)
                 if last is not None:
                     value = _encode(last[:2])
@@ -711,6 +712,10 @@ class Node:
                 # Some of what is waited for has to wait for the next turn.
                 self._settled, settled = settled, None
             answers = await self._run(commands)
+        except (RedisError, OSError, TimeoutError):
+            # They may have arrived; sent again, they might arrive twice.
+            self.dropped += count_sent
+            raise
         finally:
             if settled is not None:
                 _finish(settled)

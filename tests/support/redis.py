@@ -27,7 +27,7 @@ echo $!
 cat >/dev/null
 kill -CONT $! 2>/dev/null
 kill -KILL $!
-wait $!
+wait $! 2>/dev/null
 """
 
 
