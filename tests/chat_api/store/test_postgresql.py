@@ -142,13 +142,14 @@ async def test_a_process_that_is_frozen_while_it_writes_does_not_stop_the_others
     store: Store, database: str
 ) -> None:
     script = """if True:
-        import asyncio, os, signal, sys
+        import asyncio, signal, sys, threading
         from chat_api.store.engine import Store
 
         def freeze(unit):
             unit.connection.exec_driver_sql("UPDATE users SET first_name = 'Half'")
             print("frozen", flush=True)
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread, which then does not run on while another one takes the signal.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             unit.connection.exec_driver_sql("UPDATE users SET last_name = 'Way'")
 
         async def main():
@@ -165,6 +166,8 @@ async def test_a_process_that_is_frozen_while_it_writes_does_not_stop_the_others
         *("-c", script, database + impatient),
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
+        # A group that loses its last link to a terminal while one of it is stopped is hung up on.
+        start_new_session=True,
     )
     assert process.stdout is not None
     try:
@@ -175,8 +178,7 @@ async def test_a_process_that_is_frozen_while_it_writes_does_not_stop_the_others
 
             process.send_signal(signal.SIGCONT)
             said = await process.stdout.read()
-            assert said.splitlines()[-1] == b"Unavailable"
-            await process.wait()
+            assert (said.splitlines()[-1:], await process.wait()) == ([b"Unavailable"], 0)
     finally:
         if process.returncode is None:
             process.kill()
