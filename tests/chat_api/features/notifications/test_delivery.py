@@ -294,6 +294,7 @@ async def test_what_google_does_not_take_is_tried_again_when_it_wants(
         await until_owed(post, [Owed(PHONE, "Hello", 1, wait)])
         post.pass_time(wait)
         await google.delivers(1)
+        await until_owed(post, [])
 
     assert google.tried == [PHONE, PHONE]
     assert await counted(delivery) == (1, 0)
@@ -375,6 +376,7 @@ async def test_a_google_that_is_away_is_waited_for(
         await google.go_up()
         post.pass_time(6)
         await google.delivers(1)
+        await until_owed(post, [])
 
     assert await counted(delivery) == (1, 0)
     assert events(logs) == [
@@ -408,6 +410,7 @@ async def test_an_access_token_that_google_has_forgotten_is_replaced_at_once(
         await post.register(ALI, TABLET)
         await post.owe([ALI])
         await google.delivers(3)
+        await until_owed(post, [])
 
     assert len(google.access_tokens) == 2
     assert events(logs) == []
@@ -451,6 +454,7 @@ async def test_what_only_an_operator_can_mend_is_said_once_and_everything_waits(
         google.is_forgetful = False
         google.refuses_access = None
         await google.delivers(2)
+        await until_owed(post, [])
 
     assert await counted(delivery) == (2, 0)
     assert await post.tokens() == [PHONE, TABLET]
@@ -489,6 +493,7 @@ async def test_an_unreadable_access_token_is_no_reason_to_fail(
         google.refuses_access = None
         post.pass_time(6)
         await google.delivers(1)
+        await until_owed(post, [])
 
     assert logs[0]["reason"] == "no access token: the answer is unreadable"
 
