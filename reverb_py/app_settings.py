@@ -52,6 +52,7 @@ class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
     ping_interval: float = 60.0
     activity_timeout: int = 30
     max_connections: int | None = None
+    max_buffered_size: int = 134_217_728
     max_message_size: int = 10_000
     max_event_data_size: int = 10_240
     messages_per_second: int = 2_000
@@ -117,6 +118,7 @@ _ROWS = (
     _row("ping_interval", Reader.number, 1, 86_400),
     _row("activity_timeout", Reader.whole, 1, 86_400),
     _limit("max_connections"),
+    _limit("max_buffered_size", 65_536),
     _limit("max_message_size", 256),
     _limit("max_event_data_size"),
     _limit("messages_per_second"),
@@ -255,6 +257,7 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
         ping_interval=entry.ping_interval,
         activity_timeout=entry.activity_timeout,
         max_connections=entry.max_connections or 0,
+        max_buffered_bytes=entry.max_buffered_size,
         max_message_bytes=entry.max_message_size,
         max_event_data_bytes=entry.max_event_data_size,
         messages_per_second=entry.messages_per_second,

@@ -21,6 +21,7 @@ from reverb_py import __version__
 from reverb_py.runtime import RunningServer, running_server
 from reverb_py.settings import Settings, WrongSetting, load_environment
 from reverb_py.telemetry.logs import DebugTrace, configure_logs
+from reverb_py.telemetry.metrics import MetricsPlace, MetricsUnavailable
 from reverb_py.workers import run_workers
 
 __all__ = ["main"]
@@ -50,7 +51,15 @@ def main() -> None:
 )
 @click.option("--debug", is_flag=True, help="Show every message that comes and goes.")
 @click.option("--worker", is_flag=True, hidden=True)
-def start(host: str | None, port: int | None, workers: int, debug: bool, worker: bool) -> None:
+@click.option("--metrics-socket", hidden=True)
+def start(
+    host: str | None,
+    port: int | None,
+    workers: int,
+    debug: bool,
+    worker: bool,
+    metrics_socket: str | None,
+) -> None:
     """Start the server; Ctrl-C stops it.
 
     Several processes share the port, and need the Redis of REVERB_SCALING_ENABLED=true.
@@ -61,14 +70,20 @@ def start(host: str | None, port: int | None, workers: int, debug: bool, worker:
             f"--workers {workers} needs Redis to join them: set REVERB_SCALING_ENABLED=true and "
             "REDIS_URL"
         )
-    configure_logs(debug=debug)
+    configure_logs(debug=debug, as_json=settings.logs_as_json)
     try:
         if workers > 1:
             options = ["--debug"] if debug else []
-            asyncio.run(run_workers(workers, settings.host, settings.port, options))
+            asyncio.run(
+                run_workers(workers, settings.host, settings.port, options, settings.metrics)
+            )
         else:
-            settings = replace(settings, shares_port=worker)
+            if worker:
+                metrics = _of_worker(settings.metrics, metrics_socket)
+                settings = replace(settings, shares_port=True, metrics=metrics)
             _run(lambda: _serve(settings, debug=debug))
+    except MetricsUnavailable as exc:
+        raise click.ClickException(str(exc)) from None
     except OSError as exc:
         # asyncio's words repeat the address in front of the reason.
         reason = (exc.strerror or str(exc)).rpartition(": ")[2]
@@ -83,11 +98,18 @@ def check() -> None:
     """Read the settings, say what they mean, and start nothing."""
     settings = _settings_or_exit(None, None)
     click.echo(f"Listens on {settings.host}:{settings.port}{settings.path_prefix}")
+    if settings.metrics is not None:
+        click.echo(f"Shows metrics on {settings.metrics}")
     if settings.scaling is not None:
         click.echo(f"Shares Redis at {settings.scaling.redis} with its other nodes")
     for app in settings.apps:
         click.echo(f"App {app.id} with key {app.key}")
     click.echo("The settings are good.")
+
+
+def _of_worker(metrics: MetricsPlace | None, socket: str | None) -> MetricsPlace | None:
+    """Return where a worker shows its metrics: where its parent asks, or nowhere."""
+    return replace(metrics, socket=socket) if metrics is not None and socket is not None else None
 
 
 def _settings_or_exit(host: str | None, port: int | None) -> Settings:
@@ -137,9 +159,13 @@ async def _serve(settings: Settings, *, debug: bool) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    async with running_server(settings, trace=DebugTrace() if debug else None) as running:
+    async with running_server(
+        settings, trace=DebugTrace(as_json=settings.logs_as_json) if debug else None
+    ) as running:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info("Listening", url=f"http://{host}:{running.port}{settings.path_prefix}")
+        if running.metrics_port is not None:
+            log.info("Showing metrics", port=running.metrics_port)
         # A terminal that closes says so with the signal that asks a service to reload.
         reload = partial(_reload, running, settings)
         loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else reload)

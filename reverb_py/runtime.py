@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+from reverb_py import __version__
 from reverb_py.cluster.node import Node
 from reverb_py.core.apps import App
 from reverb_py.core.bus import Alone
@@ -17,10 +18,12 @@ from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import AddressLimits
 from reverb_py.core.timer_wheel import TimerWheel
-from reverb_py.server.http_api import HttpApi
+from reverb_py.measures import measures_of
+from reverb_py.server.http_api import HttpApi, Request
 from reverb_py.server.listener import Deadlines, Listener
 from reverb_py.settings import Settings
 from reverb_py.telemetry.logs import DebugTrace
+from reverb_py.telemetry.metrics import Answer, Metrics
 from reverb_py.webhooks.dispatch import Webhooks
 
 __all__ = ["RunningServer", "running_server"]
@@ -33,6 +36,8 @@ class RunningServer(NamedTuple):
     hubs: Hubs
     webhooks: Webhooks
     node: Node | None
+    metrics_port: int | None
+    """Where metrics are shown; None when they are not, or not at a port."""
 
     def reload(self, apps: Iterable[App]) -> None:
         """Go on with these apps; connections of apps that stay are kept."""
@@ -60,9 +65,10 @@ async def running_server(
 
     Raises:
         OSError: The address is in use or not this machine's.
+        MetricsUnavailable: That of the metrics is.
     """
     loop = asyncio.get_running_loop()
-    delivery = Delivery(loop.call_soon)
+    delivery = Delivery(loop.call_soon, time.perf_counter)
     wheel = TimerWheel(loop.time(), timer_resolution)
     source = random.SystemRandom()
     webhooks = Webhooks()
@@ -98,6 +104,7 @@ async def running_server(
         wheel,
         max_request_bytes=settings.max_request_bytes,
         max_buffered_bytes=settings.max_buffered_bytes,
+        max_buffered_bytes_total=settings.max_buffered_bytes_total,
         max_waiting_bytes=settings.max_waiting_bytes,
         clock=time.time,
         deadlines=deadlines,
@@ -108,9 +115,20 @@ async def running_server(
         await stack.enter_async_context(webhooks.running(settings.shutdown_seconds))
         if node is not None:
             await stack.enter_async_context(node.running())
+        metrics, metrics_port = None, None
+        if settings.metrics is not None:
+
+            def answer(path: str) -> Answer:
+                return Answer(*listener.http_api.respond(Request("GET", path, "", b""))[:3])
+
+            # Shown until everybody has gone.
+            metrics = Metrics(settings.metrics.prefix, __version__, answer)
+            metrics_port = await stack.enter_async_context(metrics.served(settings.metrics))
         port = await listener.start(settings.host, settings.port, shares_port=settings.shares_port)
+        if metrics is not None:
+            metrics.watch(measures_of(port, hubs, delivery, listener, webhooks, node))
         try:
-            yield RunningServer(port, hubs, webhooks, node)
+            yield RunningServer(port, hubs, webhooks, node, metrics_port)
         finally:
             webhooks.hurry()
             await listener.stop(settings.shutdown_seconds)

@@ -19,11 +19,13 @@ from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App, Apps
 from reverb_py.environment import Reader, WrongSetting, load_environment, within, within_or_off
 from reverb_py.scaling_settings import read_scaling
+from reverb_py.telemetry.metrics import MetricsPlace
 
 __all__ = ["Settings", "WrongSetting", "load_environment"]
 
 _MIN_SECRET_LENGTH = 16
 _MIN_SECRET_VARIETY = 8
+_METRIC_PREFIX = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _HOST_NAME = re.compile(r"[A-Za-z0-9_.\-]+", re.ASCII)
 
 # Everybody can read these where the protocol is explained.
@@ -42,6 +44,8 @@ class Settings:
     path_prefix: str = ""
     max_request_bytes: int = 262_144
     max_buffered_bytes: int = 1_048_576
+    max_buffered_bytes_total: int = 268_435_456
+    """That may wait for all slow clients together."""
     max_waiting_bytes: int = 67_108_864
     """Of all HTTP requests together that are not signed and whose bodies have not arrived whole."""
     max_connections_per_address: int = 0
@@ -53,6 +57,9 @@ class Settings:
     shutdown_seconds: float = 5.0
     scaling: Scaling | None = None
     """How the nodes of a deployment find each other; None for a server of one node."""
+    metrics: MetricsPlace | None = None
+    """Where Prometheus finds metrics; None shows none."""
+    logs_as_json: bool = False
     shares_port: bool = False
     """Whether other processes listen on the same port, between whom the system distributes."""
 
@@ -89,6 +96,9 @@ class Settings:
             path_prefix=_path_prefix(read),
             max_request_bytes=limit("REVERB_MAX_REQUEST_SIZE", cls.max_request_bytes, 1_000),
             max_buffered_bytes=limit("REVERB_MAX_BUFFERED_SIZE", cls.max_buffered_bytes, 65_536),
+            max_buffered_bytes_total=limit(
+                "REVERB_MAX_BUFFERED_SIZE_TOTAL", cls.max_buffered_bytes_total, 65_536
+            ),
             max_waiting_bytes=limit("REVERB_MAX_WAITING_SIZE", cls.max_waiting_bytes, 65_536),
             max_connections_per_address=limit("REVERB_MAX_CONNECTIONS_PER_ADDRESS", 0),
             connects_per_minute_per_address=limit("REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS", 0),
@@ -96,6 +106,8 @@ class Settings:
             shutdown_seconds=shutdown_seconds,
             apps=read_apps(read),
             scaling=read_scaling(read),
+            metrics=_metrics(read),
+            logs_as_json=_logs_as_json(read),
         )
         if not _is_loopback(listen_host):
             for app in settings.apps:
@@ -105,6 +117,32 @@ class Settings:
 
 def _or_default(value: _Value | None, default: _Value) -> _Value:
     return default if value is None else value
+
+
+def _metrics(read: Reader) -> MetricsPlace | None:
+    """Return where metrics are shown: nowhere, unless that or a port is asked for."""
+    port = read.whole("REVERB_METRICS_PORT")
+    is_enabled = read.switch("REVERB_METRICS_ENABLED")
+    if not (port is not None if is_enabled is None else is_enabled):
+        return None
+    port = _or_default(port, MetricsPlace.port)
+    within("REVERB_METRICS_PORT", port, 0, 65535)
+    host = read.text("REVERB_METRICS_HOST") or MetricsPlace.host
+    if not _is_host(host):
+        raise WrongSetting(f"REVERB_METRICS_HOST must be an address or a host name, not {host!r}")
+    prefix = read.text("REVERB_METRICS_PREFIX") or MetricsPlace.prefix
+    if _METRIC_PREFIX.fullmatch(prefix) is None:
+        raise WrongSetting(
+            f"REVERB_METRICS_PREFIX must be letters, digits and _, no digit first, not {prefix!r}"
+        )
+    return MetricsPlace(host=host, port=port, prefix=prefix)
+
+
+def _logs_as_json(read: Reader) -> bool:
+    form = read.text("REVERB_LOG_FORMAT") or "text"
+    if form not in ("text", "json"):
+        raise WrongSetting(f"REVERB_LOG_FORMAT must be text or json, not {form!r}")
+    return form == "json"
 
 
 def _path_prefix(read: Reader) -> str:

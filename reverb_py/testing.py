@@ -85,6 +85,7 @@ class TestServer:
     def __init__(self, app: App, running: RunningServer, session: aiohttp.ClientSession) -> None:
         self.app = app
         self.port = running.port
+        self.metrics_port = running.metrics_port
         self._running = running
         self._session = session
 

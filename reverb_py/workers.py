@@ -12,8 +12,13 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
+
+from reverb_py.telemetry.metrics import MetricsPlace, WorkersMetrics
 
 __all__ = ["run_workers"]
 
@@ -21,31 +26,46 @@ _STEADY_SECONDS = 10.0
 _PAUSES = (0.5, 30.0)
 
 
-async def run_workers(number: int, host: str, port: int, options: Sequence[str]) -> None:
+async def run_workers(
+    number: int,
+    host: str,
+    port: int,
+    options: Sequence[str],
+    metrics: MetricsPlace | None = None,
+) -> None:
     """
     Run so many workers until SIGTERM or SIGINT, which are passed on, as SIGHUP is.
 
     A worker that ends by itself is started again, after a pause that grows while it does not last.
-    `options` are further options of the command.
+    `options` are further options of the command. `metrics` is where those of all workers are shown.
 
     Raises:
         OSError: The address is in use or not this machine's.
+        MetricsUnavailable: That of the metrics is.
     """
     with _reserved(host, port) as place:
         port = place.getsockname()[1]
         command = [sys.executable, "-m", "reverb_py", "start", "--worker"]
         command += ["--host", host, "--port", str(port), *options]
-        await _Workers(command).run(number)
+        workers = [command] * number
+        async with AsyncExitStack() as stack:
+            if metrics is not None:
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="reverb-")))
+                sockets = [folder / str(worker) for worker in range(number)]
+                workers = [[*command, "--metrics-socket", str(socket)] for socket in sockets]
+                merged = WorkersMetrics(metrics.prefix, sockets)
+                metrics_port = await stack.enter_async_context(merged.served(metrics))
+                structlog.get_logger("reverb_py").info("Showing metrics", port=metrics_port)
+            await _Workers().run(workers)
 
 
 class _Workers:
-    def __init__(self, command: Sequence[str]) -> None:
-        self._command = command
+    def __init__(self) -> None:
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
         self._log = structlog.get_logger("reverb_py")
 
-    async def run(self, number: int) -> None:
+    async def run(self, commands: Sequence[Sequence[str]]) -> None:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self._stop, one)
@@ -53,16 +73,16 @@ class _Workers:
         hang_up = self._stop if sys.stdin.isatty() else self._pass_on
         loop.add_signal_handler(signal.SIGHUP, hang_up, signal.SIGHUP)
         async with asyncio.TaskGroup() as group:
-            for _ in range(number):
-                group.create_task(self._keep_one())
+            for command in commands:
+                group.create_task(self._keep_one(command))
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, command: Sequence[str]) -> None:
         loop = asyncio.get_running_loop()
         pause = _PAUSES[0]
         while not self._stopping.is_set():
             started = loop.time()
             process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *command,
                 stdin=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the parent, which passes it on
             )

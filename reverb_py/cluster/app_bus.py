@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
 from reverb_py.core.bus import Census
+from reverb_py.core.figures import Histogram
 from reverb_py.core.users import SignedInUser
 from reverb_py.protocol.channel_names import Access, kind_of
 
@@ -16,7 +17,28 @@ if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
     from reverb_py.core.session import Session
 
-__all__ = ["AppBus", "Line"]
+__all__ = ["AppBus", "Line", "RequestFigures"]
+
+ANSWER_MILLISECONDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+"""Bounds of the buckets in which the time of a request to other nodes is counted."""
+
+
+class RequestFigures:
+    """
+    What one app asked of other nodes, and what they asked of this one: totals.
+
+    `resolved` are those that everybody has answered in time, `incomplete` the others.
+    """
+
+    __slots__ = ("incomplete", "milliseconds", "received", "resolved", "responses", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.received = 0
+        self.responses = 0
+        self.resolved = 0
+        self.incomplete = 0
+        self.milliseconds = Histogram(ANSWER_MILLISECONDS)
 
 
 class Line(Protocol):
@@ -69,6 +91,7 @@ class AppBus:
         self._line = line
         self.hub = hub
         self.app_id = hub.app.id
+        self.requests = RequestFigures()
 
     # Subscriptions.
 

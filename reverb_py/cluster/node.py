@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections import deque
 from collections.abc import (
     AsyncIterator,
     Awaitable,
@@ -32,7 +33,7 @@ import msgspec
 import structlog
 from redis.exceptions import RedisError
 
-from reverb_py.cluster.app_bus import AppBus
+from reverb_py.cluster.app_bus import AppBus, RequestFigures
 from reverb_py.cluster.connections import Command, RedisAddress, RedisLink, Subscription, evaluation
 from reverb_py.cluster.scripts import COUNT, HOLD, LEASE, REAP, RELEASE, SNAPSHOT
 from reverb_py.cluster.topics import USER_PREFIX, Change, Entry, Hold, Topic
@@ -43,10 +44,13 @@ from reverb_py.protocol.channel_names import kind_of
 if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
 
-__all__ = ["MAX_OUTGOING_BYTES", "PATIENCE_SECONDS", "Node", "Scaling"]
+__all__ = ["MAX_MESSAGES", "MAX_OUTGOING_BYTES", "PATIENCE_SECONDS", "Node", "Scaling"]
 
 MAX_OUTGOING_BYTES = 16_777_216
 """Bytes of events that may wait for Redis; beyond it, the oldest channel's are dropped."""
+
+MAX_MESSAGES = 10_000
+"""Answers and orders that may wait for Redis; beyond it, the oldest are dropped."""
 
 PATIENCE_SECONDS = 1.0
 """Time after which a client is answered from what is known here."""
@@ -92,9 +96,10 @@ _decode_last_event = msgspec.msgpack.Decoder(tuple[bytes, str]).decode
 class _Question:
     """What was asked of all nodes, and what they have answered so far."""
 
-    __slots__ = ("answers", "expected", "future")
+    __slots__ = ("answers", "expected", "figures", "future")
 
-    def __init__(self) -> None:
+    def __init__(self, figures: RequestFigures) -> None:
+        self.figures = figures
         self.answers: list[Census] = []
         self.expected: int | None = None
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,7 +115,8 @@ class Node:
     This process among the others of its deployment.
 
     `trouble` says why Redis can't be used, or is None. `dropped` counts the events that other nodes
-    may not have got, because too many waited or because Redis went away meanwhile.
+    may not have got, because too many waited or because Redis went away meanwhile; `breaks` how
+    often it went away.
     """
 
     def __init__(self, scaling: Scaling) -> None:
@@ -120,6 +126,7 @@ class Node:
         self.id = secrets.token_hex(8)
         self.trouble: str | None = "Redis has not been reached yet"
         self.dropped = 0
+        self.breaks = 0
         self._log = structlog.get_logger("reverb_py")
         self._loop = asyncio.get_running_loop()
         self._link = RedisLink(address)
@@ -144,7 +151,7 @@ class Node:
         self._outgoing: dict[bytes, list[tuple[bytes, str | None, str | None]]] = {}
         self._outgoing_bytes = 0
         self._last_events: dict[bytes, tuple[bytes, str, float]] = {}
-        self._messages: list[Command] = []
+        self._messages: deque[Command] = deque()
         self._to_recall: dict[Topic, None] = {}
         self._settled: asyncio.Future[None] | None = None
         self._questions: dict[int, _Question] = {}
@@ -155,6 +162,21 @@ class Node:
         self._control_topic = f"{prefix}control".encode()
         self._own_topic = f"{prefix}node.{self.id}".encode()
         self._nodes_key = f"{prefix}nodes"
+
+    @property
+    def outgoing_bytes(self) -> int:
+        """Bytes of events that wait for Redis."""
+        return self._outgoing_bytes
+
+    @property
+    def topics(self) -> int:
+        """How many channels and watched users are of interest here, or were a moment ago."""
+        return len(self._topics)
+
+    @property
+    def requests(self) -> Iterable[tuple[str, RequestFigures]]:
+        """What was asked of other nodes and answered to them, by the id of the app."""
+        return [(app_id, app_bus.requests) for app_id, app_bus in self._buses.items()]
 
     @property
     def is_away(self) -> bool:
@@ -226,6 +248,7 @@ class Node:
                     reason=reason,
                     redis=str(self._address),
                 )
+            self.breaks += not self.is_away
             self.trouble = reason
             self._forget()
             await self._close()
@@ -659,8 +682,14 @@ class Node:
     def tell_all(self, message: tuple[object, ...]) -> None:
         """Send a message to all nodes, this one not included."""
         if not self.is_away:
-            self._messages.append(self._publishing(self._control_topic, (self.id, *message)))
-            self._something_to_send.set()
+            self._send_soon(self._publishing(self._control_topic, (self.id, *message)))
+
+    def _send_soon(self, command: Command) -> None:
+        self._messages.append(command)
+        if len(self._messages) > MAX_MESSAGES:
+            self._messages.popleft()
+            self.dropped += 1
+        self._something_to_send.set()
 
     def _publishing(self, topic: bytes, message: object) -> Command:
         return (self._link.publish_command, topic, _encode(message))
@@ -688,7 +717,8 @@ class Node:
                     await self._send()
 
     async def _send(self) -> None:
-        commands, self._messages = self._messages, []
+        commands = list(self._messages)
+        self._messages.clear()
         settled, self._settled = self._settled, None
         size = count_sent = 0
         try:
@@ -785,16 +815,20 @@ class Node:
                 name: (subscribers, list(user_ids))
                 for name, (subscribers, user_ids) in census.channels.items()
             }
+            if app_bus is not None:
+                app_bus.requests.received += 1
             answer = (number, channels, census.connections)
-            self._messages.append(self._publishing(answer_to.encode(), answer))
-            self._something_to_send.set()
+            self._send_soon(self._publishing(answer_to.encode(), answer))
 
     # Requests.
 
     async def ask_all(self, app_id: str, prefix: str, names: Sequence[str] | None) -> list[Census]:
         """Return what the other nodes know; those that do not answer in time are left out."""
         number = next(self._numbers)
-        question = self._questions[number] = _Question()
+        figures = self._buses[app_id].requests
+        figures.sent += 1
+        begun = self._loop.time()
+        question = self._questions[number] = _Question(figures)
         topic = self._own_topic.decode()
         message = (self.id, "ask", app_id, number, topic, prefix, names and list(names))
         if names is not None and not names:
@@ -805,16 +839,19 @@ class Node:
                 question.expected = int(heard) - 1
                 question.look()
                 await question.future
+            figures.resolved += 1
         except (RedisError, OSError, TimeoutError):
-            pass  # What is known has to do.
+            figures.incomplete += 1  # What is known has to do.
         finally:
             del self._questions[number]
+        figures.milliseconds.observe((self._loop.time() - begun) * 1000)
         return question.answers
 
     def _answered(self, message: bytes) -> None:
         number, channels, connections = _decode_census(message)
         question = self._questions.get(number)
         if question is not None:
+            question.figures.responses += 1
             known = {name: (subscribers, users) for name, (subscribers, users) in channels.items()}
             question.answers.append(Census(dict(known), connections))
             question.look()
@@ -858,8 +895,7 @@ class Node:
             for key, body in answers.items():
                 name = self._idempotency_key(app_id, key)
                 milliseconds = int(KEY_SECONDS * 1000)
-                self._messages.append(("SET", name, b"1" + body, "PX", milliseconds))
-            self._something_to_send.set()
+                self._send_soon(("SET", name, b"1" + body, "PX", milliseconds))
 
     def _idempotency_key(self, app_id: str, key: str) -> bytes:
         return f"{self._prefix}idempotency.{app_id}.{key}".encode()

@@ -69,6 +69,8 @@ class App:
     ping_interval: float = 60.0
     activity_timeout: int = 30
     max_connections: int = 0
+    max_buffered_bytes: int = 134_217_728
+    """That may wait for all slow clients of the app on a node together."""
     max_message_bytes: int = 10_000
     max_event_data_bytes: int = 10_240
     messages_per_second: int = 2_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reverb_py.core.figures import AppFigures
 from reverb_py.core.members import Members
 from reverb_py.protocol.channel_names import Access, ChannelKind, kind_of
 
@@ -21,11 +22,12 @@ class Channel:
     `members` counts those users, and is None on other channels. `pending` are the frames of the
     current tick, in order, each with its place among all frames of the tick; it belongs to
     `Delivery`. `elsewhere` are the subscribers on other nodes, as far as this one counts them;
-    `has_count_to_tell` belongs to the hub.
+    `has_count_to_tell` belongs to the hub, and `figures` are those of its app.
     """
 
     __slots__ = (
         "elsewhere",
+        "figures",
         "has_count_to_tell",
         "kind",
         "members",
@@ -34,8 +36,11 @@ class Channel:
         "subscribers",
     )
 
-    def __init__(self, name: str, members: Members | None = None) -> None:
+    def __init__(
+        self, name: str, members: Members | None = None, figures: AppFigures | None = None
+    ) -> None:
         self.name = name
+        self.figures = AppFigures() if figures is None else figures
         self.kind: ChannelKind = kind_of(name)
         self.subscribers: dict[Session, str | None] = {}
         if members is None and self.kind.access is Access.PRESENCE:

@@ -15,16 +15,28 @@ busy channels, one with a reply waiting) are served apart.
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING
+
+from reverb_py.core.figures import Histogram
 
 if TYPE_CHECKING:
     from reverb_py.core.channel import Channel
     from reverb_py.core.session import Session
 
-__all__ = ["MAX_TICK_BYTES", "Delivery"]
+__all__ = ["BATCH_FRAMES", "LATENCY_SECONDS", "MAX_TICK_BYTES", "Delivery"]
 
 MAX_TICK_BYTES = 262_144
 """Bytes of frames that may wait for the end of a tick; what exceeds this is sent at once."""
+
+LATENCY_SECONDS = (
+    *(0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5),
+)
+"""Bounds of the buckets in which the time of a delivery is counted."""
+
+BATCH_FRAMES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Bounds of the buckets in which the frames of one write are counted."""
 
 
 class _Apart:
@@ -44,12 +56,33 @@ class Delivery:
 
     `schedule` is asked, once a tick, to call `flush` soon: `loop.call_soon` in the server, a list
     in tests. Not thread-safe; everything runs on the event loop's thread.
+
+    `latency` are the seconds, by `clock`, from when a tick's first frame was published until its
+    last subscriber's transport had it; `batches` the frames of each channel in a tick.
     """
 
-    __slots__ = ("_apart", "_busy", "_bytes", "_order", "_schedule")
+    __slots__ = (
+        "_apart",
+        "_busy",
+        "_bytes",
+        "_clock",
+        "_order",
+        "_schedule",
+        "_since",
+        "batches",
+        "latency",
+    )
 
-    def __init__(self, schedule: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(
+        self,
+        schedule: Callable[[Callable[[], None]], object],
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
         self._schedule = schedule
+        self._clock = clock
+        self._since = 0.0
+        self.latency = Histogram(LATENCY_SECONDS)
+        self.batches = Histogram(BATCH_FRAMES)
         self._busy: list[Channel] = []
         self._apart: dict[Session, _Apart] = {}
         self._order = 0
@@ -62,6 +95,7 @@ class Delivery:
         if not channel.pending:
             if not self._busy:
                 self._schedule(self.flush)
+                self._since = self._clock()
             self._busy.append(channel)
         order = self._order = self._order + 1
         channel.pending.append((order, frame))
@@ -74,6 +108,9 @@ class Delivery:
     def reply(self, session: Session, frame: bytes) -> None:
         """Send `frame` to one session, behind everything already published to it."""
         if not self._busy or (session not in self._apart and not self._busy_channels_of(session)):
+            figures = session.hub.figures
+            figures.messages_sent += 1
+            figures.bytes_sent += len(frame)
             session.deliver(frame)
             return
         self._order += 1
@@ -110,14 +147,23 @@ class Delivery:
         for channel in busy:
             pending = channel.pending
             channel.pending = []
-            frames = pending[0][1] if len(pending) == 1 else b"".join([f for _, f in pending])
+            subscribers = channel.subscribers
+            count = len(pending)
+            frames = pending[0][1] if count == 1 else b"".join([f for _, f in pending])
+            served = len(subscribers)
             if apart:
-                for session in channel.subscribers:
+                served -= len(apart.keys() & subscribers.keys())
+                for session in subscribers:
                     if session not in apart:
                         session.deliver(frames)
             else:
-                for session in channel.subscribers:
+                for session in subscribers:
                     session.deliver(frames)
+            figures = channel.figures
+            figures.messages_sent += served * count
+            figures.bytes_sent += served * len(frames)
+            self.batches.observe(count)
+        self.latency.observe(self._clock() - self._since)
 
     def _set_apart(self, session: Session) -> _Apart:
         reasons = self._apart.get(session)
@@ -146,4 +192,8 @@ def _frames_for(session: Session, reasons: _Apart, busy: list[Channel]) -> bytes
             if order > since and order not in reasons.skipped
         ]
     frames.sort()
-    return b"".join([frame for _, frame in frames])
+    joined = b"".join([frame for _, frame in frames])
+    figures = session.hub.figures
+    figures.messages_sent += len(frames)
+    figures.bytes_sent += len(joined)
+    return joined

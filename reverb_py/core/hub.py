@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from reverb_py.core.bus import Alone, Census, MakeBus
 from reverb_py.core.channel import Channel
+from reverb_py.core.figures import AppFigures
 from reverb_py.core.last_events import LastEvents
 from reverb_py.core.limits import ClientEventLimits
 from reverb_py.core.recent_keys import RecentKeys
@@ -64,6 +65,7 @@ class Hub:
         "client_event_limits",
         "clock",
         "delivery",
+        "figures",
         "last_events",
         "random",
         "recent_batches",
@@ -92,6 +94,7 @@ class Hub:
         self.clock = clock
         self.random = random
         self.trace = trace
+        self.figures = AppFigures()
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}
         self.last_events = LastEvents()
@@ -146,18 +149,22 @@ class Hub:
             self.bus.withdraw(session, name)
             return
         user_id = channel.subscribers.pop(session)
+        access = channel.kind.access.value
+        self.figures.unsubscriptions[access] += 1
         self.bus.left(channel, user_id)
         if channel.subscribers:
             self._count_changed_here(channel)
             return
         del self.channels[name]
+        self.figures.channels[access] -= 1
         self.bus.vacated(name)
 
     # Subscriptions: the steps that the bus takes here.
 
     def open(self, name: str, members: Members | None = None) -> Channel:
         """Make a channel for its first subscriber; a presence channel may be told its members."""
-        channel = self.channels[name] = Channel(name, members)
+        channel = self.channels[name] = Channel(name, members, self.figures)
+        self.figures.channels[channel.kind.access.value] += 1
         return channel
 
     def entered(self, session: Session, channel: Channel, user_id: str | None) -> None:
@@ -173,6 +180,7 @@ class Hub:
         self.delivery.joined(channel, session)
         channel.subscribers[session] = user_id
         session.channels[channel.name] = channel
+        self.figures.subscriptions[channel.kind.access.value] += 1
         if channel.kind.cached:
             self._reply_with_last_event(session, channel.name)
         self._count_changed_here(channel)

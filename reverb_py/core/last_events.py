@@ -28,14 +28,16 @@ class LastEvents:
 
     It knows nothing of subscribers: an event is remembered when nobody was there to hear it, and
     when the last who heard it has left. Times are seconds of a clock that never goes backwards.
+    `dropped` counts those that were forgotten early, because there were too many.
     """
 
-    __slots__ = ("_bytes", "_events", "_misses")
+    __slots__ = ("_bytes", "_events", "_misses", "dropped")
 
     def __init__(self) -> None:
         # In the order of publication, so that the oldest are in front.
         self._events: dict[str, LastEvent] = {}
         self._bytes = 0
+        self.dropped = 0
         # When each may be told again, the earliest in front.
         self._misses: dict[str, float] = {}
 
@@ -53,7 +55,16 @@ class LastEvents:
             is_too_much = len(events) > MAX_REMEMBERED or self._bytes > MAX_REMEMBERED_BYTES
             if events[oldest].expires_at > now and not is_too_much:
                 break
+            self.dropped += events[oldest].expires_at > now
             self._forget(oldest)
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all remembered frames together."""
+        return self._bytes
 
     def recall(self, channel: str, now: float) -> LastEvent | None:
         """Return the channel's last event, unless there was none lately."""

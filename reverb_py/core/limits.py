@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 __all__ = [
+    "MAX_ADDRESSES",
     "AddressLimits",
     "ClientEventLimits",
     "Objection",
@@ -13,6 +14,9 @@ __all__ = [
     "TokenBuckets",
     "network_of",
 ]
+
+MAX_ADDRESSES = 100_000
+"""Addresses that fill a table; beyond it, those not heard of lately are forgotten early."""
 
 
 class TokenBucket:
@@ -50,7 +54,7 @@ class TokenBuckets:
     A bucket of `capacity` and `rate` for each key, as long as it is not full again.
 
     Who takes tokens under ever new keys fills two generations of buckets, each as long as a bucket
-    takes to fill; the older one is thrown away whole.
+    takes to fill, or of `MAX_ADDRESSES`; the older one is thrown away whole.
     """
 
     __slots__ = ("_before", "_buckets", "_since", "capacity", "rate")
@@ -64,7 +68,8 @@ class TokenBuckets:
 
     def of(self, key: str, now: float) -> TokenBucket:
         """Return the key's bucket, to take from at `now`."""
-        if now - self._since > self.capacity / self.rate:
+        is_over = now - self._since > self.capacity / self.rate
+        if is_over or len(self._buckets) >= MAX_ADDRESSES:
             self._before, self._buckets, self._since = self._buckets, {}, now
         bucket = self._buckets.get(key) or self._before.get(key)
         if bucket is None:
@@ -72,12 +77,21 @@ class TokenBuckets:
         self._buckets[key] = bucket
         return bucket
 
+    def __len__(self) -> int:
+        """Return how many buckets there are; some may be there twice, in either generation."""
+        return len(self._buckets) + len(self._before)
+
 
 class Objection(NamedTuple):
-    """Why somebody is turned away, and after how many seconds it is worth another try."""
+    """
+    Why somebody is turned away, and after how many seconds it is worth another try.
+
+    `limit` is the variable that sets the limit.
+    """
 
     message: str
     retry_after: int
+    limit: str
 
 
 class AddressLimits:
@@ -111,12 +125,28 @@ class AddressLimits:
         """Count a new connection, and say why it may not stay, or return None."""
         connections = self._connections[address] = self._connections.get(address, 0) + 1
         if self._most and connections > self._most:
-            return Objection(f"More than {self._most} connections from one address", 60)
-        return _objection(self._connects, address, self._clock(), "new connections in a minute")
+            return Objection(
+                f"More than {self._most} connections from one address",
+                60,
+                "REVERB_MAX_CONNECTIONS_PER_ADDRESS",
+            )
+        return _objection(
+            self._connects,
+            address,
+            self._clock(),
+            "new connections in a minute",
+            "REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS",
+        )
 
     def admit_request(self, address: str) -> Objection | None:
         """Count an HTTP request, and say why it is not answered, or return None."""
-        return _objection(self._requests, address, self._clock(), "requests in a second")
+        return _objection(
+            self._requests,
+            address,
+            self._clock(),
+            "requests in a second",
+            "REVERB_REQUESTS_PER_SECOND_PER_ADDRESS",
+        )
 
     def release(self, address: str) -> None:
         """Count a connection that has gone, whether or not it was admitted."""
@@ -125,6 +155,12 @@ class AddressLimits:
             self._connections[address] = connections
         else:
             del self._connections[address]
+
+    @property
+    def addresses(self) -> int:
+        """How many entries its tables have; an address may be in several."""
+        tables = (self._connections, self._connects or (), self._requests or ())
+        return sum(len(table) for table in tables)
 
 
 class ClientEventLimits:
@@ -136,7 +172,9 @@ class ClientEventLimits:
         self._of_addresses: TokenBuckets | None = None
         self._of_app: TokenBucket | None = None
 
-    def objection(self, per_address: int, per_app: int, address: str, now: float) -> str | None:
+    def objection(
+        self, per_address: int, per_app: int, address: str, now: float
+    ) -> Objection | None:
         """
         Count a client event, and say why it is not relayed, or return None.
 
@@ -148,18 +186,31 @@ class ClientEventLimits:
             if buckets is None or buckets.rate != per_address:
                 buckets = self._of_addresses = TokenBuckets(per_address, per_address, now)
             if not buckets.of(address, now).take(now):
-                return f"more than {per_address} in a second from one address"
+                return Objection(
+                    f"more than {per_address} in a second from one address",
+                    1,
+                    "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_ADDRESS",
+                )
         if per_app:
             bucket = self._of_app
             if bucket is None or bucket.rate != per_app:
                 bucket = self._of_app = TokenBucket(per_app, per_app, now)
             if not bucket.take(now):
-                return f"more than {per_app} in a second from all clients of the app"
+                return Objection(
+                    f"more than {per_app} in a second from all clients of the app",
+                    1,
+                    "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_APP",
+                )
         return None
+
+    @property
+    def addresses(self) -> int:
+        """How many addresses its table has."""
+        return 0 if self._of_addresses is None else len(self._of_addresses)
 
 
 def _objection(
-    buckets: TokenBuckets | None, address: str, now: float, what: str
+    buckets: TokenBuckets | None, address: str, now: float, what: str, limit: str
 ) -> Objection | None:
     if buckets is None:
         return None
@@ -169,6 +220,7 @@ def _objection(
     return Objection(
         f"More than {buckets.capacity} {what} from one address",
         math.ceil(bucket.seconds_until_next()),
+        limit,
     )
 
 

@@ -24,15 +24,25 @@ class RecentKeys:
     The answers given under keys, for a while.
 
     Whoever repeats a request because its answer was lost is to get that very answer. Times are
-    seconds of a clock that never goes backwards.
+    seconds of a clock that never goes backwards. `dropped` counts the keys that were forgotten
+    early, because there were too many.
     """
 
-    __slots__ = ("_answers", "_bytes")
+    __slots__ = ("_answers", "_bytes", "dropped")
 
     def __init__(self) -> None:
         # In the order of arrival, so that the oldest are in front.
         self._answers: dict[str, _Answer] = {}
         self._bytes = 0
+        self.dropped = 0
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def size(self) -> int:
+        """Characters of all keys and bytes of all answers together."""
+        return self._bytes
 
     def answer_to(self, key: str, now: float) -> bytes | None:
         """Return what was answered under the key, or None if it has not been seen lately."""
@@ -51,6 +61,7 @@ class RecentKeys:
             is_too_much = len(answers) > MAX_KEYS or self._bytes > MAX_BYTES
             if answers[oldest].expires_at > now and not is_too_much:
                 break
+            self.dropped += answers[oldest].expires_at > now
             self._forget(oldest)
 
     def _forget(self, key: str) -> None:

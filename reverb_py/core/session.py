@@ -103,6 +103,7 @@ class Session:
         """Take a place among the app's connections and say hello."""
         hub = self.hub
         hub.sessions[self.socket_id] = self
+        hub.figures.connections += 1
         if hub.trace is not None:
             hub.trace.connection_established(hub.app, self.socket_id)
         self.reply(frames.connection_established(self.socket_id, hub.app.activity_timeout))
@@ -141,6 +142,7 @@ class Session:
     def receive(self, text: str) -> None:
         """Act on one message. Whatever the client sent, this does not raise."""
         hub = self.hub
+        hub.figures.messages_received += 1
         if hub.trace is not None:
             hub.trace.message_received(hub.app, self.socket_id, text)
         if hub.app.rate_limit is not None and not self._is_within_rate_limit():
@@ -171,6 +173,10 @@ class Session:
 
     # Limits.
 
+    def _hit(self, limit: str) -> None:
+        """Count that a limit, by its variable, has had an effect."""
+        self.hub.figures.limit_hits[limit] += 1
+
     def _take(self, what: str, rate: float, capacity: float) -> bool:
         """Take one from a bucket, or return False; a limit that has changed is a new bucket."""
         now = self.hub.clock()
@@ -189,6 +195,7 @@ class Session:
         rate = limit.max_attempts / limit.decay_seconds
         if self._take("messages", rate, limit.max_attempts):
             return True
+        self._hit("REVERB_APP_RATE_LIMITING_ENABLED")
         message = f"Rate limit exceeded: {limit.max_attempts} messages in {limit.decay_seconds:g} s"
         self.refuse(ErrorCode.CLIENT_EVENT_REFUSED, message)
         if limit.terminate:
@@ -199,6 +206,7 @@ class Session:
         """Say what is wrong with a message; end with a client that never says anything else."""
         most = self.hub.app.malformed_messages_per_minute
         if most and not self._take("malformed messages", most / 60, most):
+            self._hit("REVERB_APP_MALFORMED_MESSAGES_PER_MINUTE")
             self.close(
                 ErrorCode.OVER_CAPACITY,
                 f"More than {most} malformed messages in a minute, the last one: {message}",
@@ -211,6 +219,7 @@ class Session:
         if rate := app.subscriptions_per_second:
             most = max(rate, app.max_channels_per_connection or _USUAL_CHANNELS)
             if not self._take("subscriptions", rate, most):
+                self._hit("REVERB_APP_SUBSCRIPTIONS_PER_SECOND")
                 raise _SubscriptionRefused(
                     "LimitReached", 429, f"More than {rate} subscriptions in a second"
                 )
@@ -254,6 +263,7 @@ class Session:
         most = app.max_channels_per_connection
         count = len(self.channels) + len(self.entering or ())
         if most and count >= most and channel not in self.channels:
+            self._hit("REVERB_APP_MAX_CHANNELS_PER_CONNECTION")
             raise _SubscriptionRefused(
                 "LimitReached", 403, f"A connection may subscribe to {most} channels at most"
             )
@@ -319,6 +329,7 @@ class Session:
         channel = self.hub.channels.get(request.channel)
         members = None if channel is None else channel.members
         if members and most and len(members) >= most and user_id not in members:
+            self._hit("REVERB_APP_MAX_PRESENCE_MEMBERS")
             raise _SubscriptionRefused("LimitReached", 403, full_message(request.channel, most))
         return user_id, info
 
@@ -334,6 +345,7 @@ class Session:
     def _require_size(self, what: str, size: int) -> None:
         most = self.hub.app.max_presence_member_bytes
         if most and size > most:
+            self._hit("REVERB_APP_MAX_PRESENCE_MEMBER_SIZE")
             raise _SubscriptionRefused("LimitReached", 413, f"{what} has more than {most} bytes")
 
     # Users.
@@ -356,6 +368,7 @@ class Session:
         watchlist = dict.fromkeys(str(watched) for watched in data.watchlist or ())
         most = app.max_watchlist or None
         if most is not None and len(watchlist) > most:
+            self._hit("REVERB_APP_MAX_WATCHLIST")
             self.refuse(
                 ErrorCode.WATCHLIST_TOO_LONG,
                 f"The watchlist has more than {most} users; the first {most} are watched",
@@ -395,17 +408,22 @@ class Session:
         if app.client_events_from is ClientEventsFrom.MEMBERS and name not in self.channels:
             return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
         if 0 < app.max_event_data_bytes < len(message.data):
+            self._hit("REVERB_APP_MAX_EVENT_DATA_SIZE")
             return f"its data has more than {app.max_event_data_bytes} bytes"
         rate = app.client_events_per_second
         if rate and not self._take("client events", rate, rate):
+            self._hit("REVERB_APP_CLIENT_EVENTS_PER_SECOND")
             return f"more than {rate} in a second"
         if app.client_events_per_second_per_address or app.client_events_per_second_per_app:
-            return self.hub.client_event_limits.objection(
+            objection = self.hub.client_event_limits.objection(
                 app.client_events_per_second_per_address,
                 app.client_events_per_second_per_app,
                 self.client.address,
                 self.hub.clock(),
             )
+            if objection is not None:
+                self._hit(objection.limit)
+                return objection.message
         return None
 
 
@@ -425,6 +443,7 @@ class _AuthorizationDeadline:
         self.timer_slot = 0
 
     def on_timer(self) -> None:
+        self._session.hub.figures.limit_hits["REVERB_APP_AUTHORIZATION_SECONDS"] += 1
         self._session.close(
             ErrorCode.UNAUTHORIZED, "Sign in or join a private or presence channel in time"
         )

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 import orjson
 
 from reverb_py.core.bus import Census, merged
+from reverb_py.core.figures import AppFigures
 from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import TokenBucket
@@ -74,7 +75,7 @@ class _TooOften(InvalidRequest):
 
     def __init__(self, rate: int, what: str, retry_after: int) -> None:
         super().__init__(429, f"More than {rate} {what} in a second; try again in {retry_after} s")
-        self.retry_after = retry_after
+        self.headers = f"Retry-After: {retry_after}\r\n"
 
 
 class _SignedRequest(NamedTuple):
@@ -130,8 +131,6 @@ class HttpApi:
         """Answer one request. A request that is wrong in any way gets an answer that says how."""
         try:
             return self._route(request)
-        except _TooOften as exc:
-            return text_response(exc.status, exc.message, f"Retry-After: {exc.retry_after}\r\n")
         except InvalidRequest as exc:
             return _refusal(exc)
 
@@ -165,10 +164,9 @@ class HttpApi:
                     app_id, name = match.groups()
                     digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
                     hub, parameters = self._authenticate(request, app_id, path, digest)
-                    self._take_from_limit(hub, is_publish=route.is_publish)
                     if "%" in name:
                         name = unquote(name)
-                    return route.handle(_SignedRequest(hub, request, parameters, name))
+                    return self._serve(route, _SignedRequest(hub, request, parameters, name))
                 allowed.append(route.method)
         if path == "/up":
             if request.method in ("GET", "HEAD"):
@@ -188,6 +186,24 @@ class HttpApi:
             message = f"{request.method} is not possible here; use {methods}"
             return text_response(405, message, f"Allow: {methods}\r\n")
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
+
+    def _serve(self, route: _Route, request: _SignedRequest) -> Response:
+        """Answer an app's own request, and count it."""
+        hub = request.hub
+        figures = hub.figures
+        figures.http_calls += 1
+        figures.http_bytes_received += len(request.request.body)
+        try:
+            self._take_from_limit(hub, is_publish=route.is_publish)
+            response = route.handle(request)
+        except InvalidRequest as exc:
+            if exc.status == 413:
+                figures.limit_hits["REVERB_APP_MAX_EVENT_DATA_SIZE"] += 1
+            response = _refusal(exc)
+        if response.coming is not None:
+            return Response(0, b"", coming=_counted(response.coming, figures))
+        figures.http_bytes_sent += len(response.body)
+        return response
 
     def _authenticate(
         self, request: Request, app_id: str, path: str, digest: str
@@ -264,12 +280,20 @@ class HttpApi:
         if bucket is None or bucket.rate != rate:
             bucket = self._limits[app.id, is_publish] = TokenBucket(rate, rate, now)
         if not bucket.take(now):
+            limit = "PUBLISHES" if is_publish else "READS"
+            hub.figures.limit_hits[f"REVERB_APP_{limit}_PER_SECOND"] += 1
             what = "publishes and terminations" if is_publish else "reads"
             raise _TooOften(rate, what, math.ceil(bucket.seconds_until_next()))
 
 
 def _refusal(exc: InvalidRequest) -> Response:
-    return text_response(exc.status, exc.message)
+    return text_response(exc.status, exc.message, exc.headers if isinstance(exc, _TooOften) else "")
+
+
+async def _counted(coming: Awaitable[Response], figures: AppFigures) -> Response:
+    response = await coming
+    figures.http_bytes_sent += len(response.body)
+    return response
 
 
 def _when(known: Awaitable[_Known] | None, finish: Callable[[_Known | None], Response]) -> Response:

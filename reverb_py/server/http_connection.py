@@ -145,6 +145,7 @@ class HttpConnection(asyncio.Protocol):
     def _end(self) -> None:
         self._stage = _CLOSING
         self._release_body()
+        self._listener.slow_clients.discard(self)
         self._listener.connection_closed(self)
         # Both refer to this object: apart, all are freed without the garbage collector.
         del self._parser
@@ -198,9 +199,11 @@ class HttpConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._is_slow = True
         self._own_turns().hold()
+        self._listener.slow_clients.add(self, None)
 
     def resume_writing(self) -> None:
         self._is_slow = False
+        self._listener.slow_clients.discard(self)
         if not self._late:
             self._own_turns().release()
 
@@ -229,6 +232,20 @@ class HttpConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection off."""
+        self._transport.abort()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether nothing more is answered."""
+        return self._stage is _CLOSING
+
+    def waiting_bytes(self) -> int:
+        """Return how much of its answers the client has not taken."""
+        return self._transport.get_write_buffer_size()
+
+    def give_up(self, limit: str, message: str) -> None:
+        """Cut off a client that does not read: behind half an answer nothing can be said."""
+        self._listener.limit_hits[limit] += 1
         self._transport.abort()
 
     # What the parser calls. Exceptions leave `feed_data` as the context of a callback error.
@@ -320,6 +337,7 @@ class HttpConnection(asyncio.Protocol):
         self._listener.waiting_bytes += self._body_bytes - self._waiting_bytes
         self._waiting_bytes = self._body_bytes
         if 0 < self._listener.max_waiting_bytes < self._listener.waiting_bytes:
+            self._listener.limit_hits["REVERB_MAX_WAITING_SIZE"] += 1
             raise _Refusal(
                 503, "Too many requests are on their way; try again", "Retry-After: 1\r\n"
             )
@@ -334,6 +352,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _body_too_long(self) -> _Refusal:
         limit = self._listener.max_request_bytes
+        self._listener.limit_hits["REVERB_MAX_REQUEST_SIZE"] += 1
         return _Refusal(413, f"The request is larger than {limit} bytes (REVERB_MAX_REQUEST_SIZE)")
 
     def _set_deadline(self) -> None:
@@ -406,6 +425,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _serialized(self, response: Response, connection: str, *, head_only: bool = False) -> bytes:
         status, body, content_type, headers, _ = response
+        self._listener.answers[status] += 1
         content = f"Content-Type: {content_type}\r\n" if body else ""
         length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
         head = (

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -23,6 +24,7 @@ from reverb_py.core.limits import AddressLimits, Objection, network_of
 from reverb_py.core.timer_wheel import Timed, TimerWheel
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.http_connection import HttpConnection
+from reverb_py.server.slow_clients import SlowClients
 
 __all__ = ["Connection", "ConnectionTrace", "Deadlines", "Listener"]
 
@@ -79,8 +81,12 @@ class Listener:
 
     `wheel` keeps the deadlines of all of them and is advanced here. `max_request_bytes` bounds an
     HTTP request's body. `max_buffered_bytes` bounds what may wait for one slow WebSocket client
-    before it is closed with 4100, and `max_waiting_bytes` all bodies together of requests that are
-    not signed and have not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
+    before it is closed with 4100, `max_buffered_bytes_total` what may wait for all of them
+    together, and `max_waiting_bytes` all bodies together of requests that are not signed and have
+    not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
+
+    Where no app is known yet, it is counted here: `refused` handshakes by their code, `answers` to
+    HTTP requests by their status, and `limit_hits` by the variable of the limit.
     """
 
     def __init__(
@@ -91,6 +97,7 @@ class Listener:
         *,
         max_request_bytes: int,
         max_buffered_bytes: int,
+        max_buffered_bytes_total: int = 0,
         max_waiting_bytes: int = 0,
         clock: Callable[[], float],
         deadlines: Deadlines = Deadlines(),
@@ -110,6 +117,10 @@ class Listener:
         self.max_buffered_bytes = max_buffered_bytes
         self.max_waiting_bytes = max_waiting_bytes
         self.waiting_bytes = 0
+        self.slow_clients = SlowClients(max_buffered_bytes_total)
+        self.refused: Counter[int] = Counter()
+        self.answers: Counter[int] = Counter()
+        self.limit_hits: Counter[str] = Counter()
         self.wheel = wheel
         self.connections: set[Connection] = set()
         # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
@@ -185,13 +196,23 @@ class Listener:
         if self._address_limits is None:
             return None
         address = self._addresses[transport] = _address(transport)
-        return self._address_limits.admit(address)
+        return self._counted(self._address_limits.admit(address))
 
     def objection_to_request(self, transport: asyncio.Transport) -> Objection | None:
         """Count an HTTP request against its address's limit; return why it is refused, or None."""
         if self._address_limits is None:
             return None
-        return self._address_limits.admit_request(self._addresses[transport])
+        return self._counted(self._address_limits.admit_request(self._addresses[transport]))
+
+    def _counted(self, objection: Objection | None) -> Objection | None:
+        if objection is not None:
+            self.limit_hits[objection.limit] += 1
+        return objection
+
+    @property
+    def addresses(self) -> int:
+        """How many entries the tables of the addresses' limits have."""
+        return 0 if self._address_limits is None else self._address_limits.addresses
 
     def address_of(self, transport: asyncio.Transport) -> str:
         """Return what stands for the client's address where addresses are counted."""

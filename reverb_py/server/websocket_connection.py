@@ -99,6 +99,7 @@ def _hub_to_join(listener: Listener, path: str, query: str, origin: bytes | None
             ErrorCode.UNSUPPORTED_PROTOCOL, "Unsupported protocol version: use 5, 6 or 7"
         )
     if hub.is_full:
+        hub.figures.limit_hits["REVERB_APP_MAX_CONNECTIONS"] += 1
         raise _Refused(ErrorCode.OVER_CONNECTION_QUOTA, "Application is over its connection quota")
     return hub
 
@@ -165,6 +166,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Say, behind `answer`, why there will be no session, and close."""
         if self._listener.trace is not None:
             self._listener.trace.connection_refused(path, code, message)
+        self._listener.refused[code] += 1
         error, close = frames.error(code, message), frames.close_frame(code, message)
         self._transport.write(answer + error + close)
         self._linger()
@@ -178,10 +180,16 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, code: ErrorCode, reason: str) -> None:
         """Close for a reason that is Pusher's: a message and a close frame with the same code."""
-        if self._session is None:
+        session = self._session
+        if session is None:
             return
         self._deliver_pending(code, reason)
-        self._transport.write(frames.error(code, reason) + frames.close_frame(code, reason))
+        error = frames.error(code, reason)
+        figures = session.hub.figures
+        figures.closed[code] += 1
+        figures.messages_sent += 1
+        figures.bytes_sent += len(error)
+        self._transport.write(error + frames.close_frame(code, reason))
         self._end_session()
         self._linger()
 
@@ -195,7 +203,9 @@ class WebSocketConnection(asyncio.Protocol):
         if len(data) > PIECE_BYTES:
             Turns(self._listener, self._transport, self).serve(data)
             return
-        listener, app = self._listener, session.hub.app
+        hub = session.hub
+        hub.figures.bytes_received += len(data)
+        listener, app = self._listener, hub.app
         if self._last_received != listener.wheel.tick:
             self._note_time(app.messages_per_second)
         self._unanswered_pings = 0
@@ -228,6 +238,7 @@ class WebSocketConnection(asyncio.Protocol):
             if self._session is None or (count > 1 and self._transport.is_closing()):
                 return
         if self._allowance < 0:
+            hub.figures.limit_hits["REVERB_APP_MESSAGES_PER_SECOND"] += 1
             self.close(
                 ErrorCode.OVER_CAPACITY, f"More than {app.messages_per_second} messages in a second"
             )
@@ -247,14 +258,18 @@ class WebSocketConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._listener.transport_closed(self._transport)
+        self._listener.slow_clients.discard(self)
         self._listener.connection_closed(self)
         self._end_session()
 
     def pause_writing(self) -> None:
-        if self._session is not None:
-            self._session.deliver = self._deliver_to_slow_client
+        session = self._session
+        if session is not None and session.deliver is not _discard_frame:
+            session.deliver = self._deliver_to_slow_client
+        self._listener.slow_clients.add(self, None if session is None else session.hub)
 
     def resume_writing(self) -> None:
+        self._listener.slow_clients.discard(self)
         if self._session is not None and self._session.deliver is not _discard_frame:
             self._session.deliver = self._transport.write
 
@@ -341,16 +356,31 @@ class WebSocketConnection(asyncio.Protocol):
         most = self._listener.max_buffered_bytes
         if not most or self._transport.get_write_buffer_size() + len(frame) <= most:
             self._transport.write(frame)
-        elif self._session is not None:
-            # Leaving the channels now would disturb the delivery that is going on.
-            self._session.deliver = _discard_frame
-            self._listener.call_soon(self._overflowed)
+            self._listener.slow_clients.wrote(self, len(frame))
+        else:
+            self.give_up(
+                "REVERB_MAX_BUFFERED_SIZE", f"Too slow: more than {most} bytes are waiting"
+            )
 
-    def _overflowed(self) -> None:
-        self.close(
-            ErrorCode.OVER_CAPACITY,
-            f"Too slow: more than {self._listener.max_buffered_bytes} bytes are waiting",
-        )
+    @property
+    def is_ending(self) -> bool:
+        """Whether everything has been said, and only what waits has to leave."""
+        return self._session is None
+
+    def waiting_bytes(self) -> int:
+        """Return how much its client has not taken."""
+        return self._transport.get_write_buffer_size()
+
+    def give_up(self, limit: str, message: str) -> None:
+        """Close with 4100 on the next turn; cut off a client that has been told the end."""
+        session = self._session
+        if session is None:
+            self._transport.abort()
+        elif session.deliver is not _discard_frame:
+            # Leaving the channels now would disturb the delivery that is going on.
+            session.deliver = _discard_frame
+            session.hub.figures.limit_hits[limit] += 1
+            self._listener.call_soon(self.close, ErrorCode.OVER_CAPACITY, message)
 
     # The end.
 
@@ -369,11 +399,18 @@ class WebSocketConnection(asyncio.Protocol):
             self._end_session()
             if framing.close_rcvd is not None:
                 self._transport.close()
+            elif sent is not None:
+                figures = session.hub.figures
+                figures.closed[sent.code] += 1
+                if sent.code == CloseCode.MESSAGE_TOO_BIG:
+                    figures.limit_hits["REVERB_APP_MAX_MESSAGE_SIZE"] += 1
             self._linger()
 
     def _fail(self, code: CloseCode, reason: str) -> None:
         """Close for a reason that is WebSocket's, not Pusher's."""
         self._deliver_pending(code, reason)
+        if self._session is not None:
+            self._session.hub.figures.closed[code] += 1
         self._transport.write(frames.close_frame(code, reason))
         self._end_session()
         self._linger()

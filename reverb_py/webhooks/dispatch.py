@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from reverb_py.core.notices import Notices
 from reverb_py.protocol.channel_names import Access, kind_of
 from reverb_py.webhooks import payload
-from reverb_py.webhooks.endpoint import Endpoint, Limits, http_session
+from reverb_py.webhooks.endpoint import Endpoint, EndpointFigures, Limits, http_session
 from reverb_py.webhooks.holding import Departure, Holding
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class Webhooks(Notices):
     Each notice brings its app, and a newer configuration of an app replaces the one before. A
     webhook with the same URL as before keeps its queue; what waits for one that is gone is still
     sent, as long as a retry may take.
+
+    `figures` are those of each app that ever had something to tell, by its id.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Webhooks(Notices):
         self._jitter = jitter
         self._limits = limits
         self._look_up = look_up
+        self.figures: dict[str, EndpointFigures] = {}
         self._apps: dict[str, _AppWebhooks] = {}
         self._retired: set[Endpoint] = set()
         self._session: aiohttp.ClientSession | None = None
@@ -178,7 +181,13 @@ class Webhooks(Notices):
         gone = own.configure(
             app,
             lambda webhook: Endpoint(
-                app, webhook, session, self._clock, self._jitter, self._limits
+                app,
+                webhook,
+                session,
+                self._clock,
+                self._jitter,
+                self._limits,
+                self.figures.setdefault(app.id, EndpointFigures()),
             ),
         )
         for endpoint in gone:
@@ -191,6 +200,17 @@ class Webhooks(Notices):
         if endpoint.task is not None:
             self._retired.add(endpoint)
             endpoint.task.add_done_callback(lambda _: self._retired.discard(endpoint))
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many events wait to be taken, those under way included, by the app's id."""
+        waiting = dict.fromkeys(self.figures, 0)
+        for endpoint in self._endpoints():
+            waiting[endpoint.app.id] += endpoint.backlog
+        return waiting
+
+    def held(self) -> dict[str, int]:
+        """Return how many departures are held that may still be undone, by the app's id."""
+        return {app_id: own.held for app_id, own in self._apps.items()}
 
     async def _drain(self) -> None:
         self.hurry()
@@ -290,6 +310,11 @@ class _AppWebhooks:
         self.close()
         for endpoint in self.endpoints:
             endpoint.hurry()
+
+    @property
+    def held(self) -> int:
+        """How many departures may still be undone."""
+        return len(self._holding)
 
     def close(self) -> None:
         """Look no more for departures that are due."""

@@ -28,7 +28,15 @@ from reverb_py.webhooks.retries import Retries, retry_after
 if TYPE_CHECKING:
     from reverb_py.core.apps import App, Webhook
 
-__all__ = ["MAX_BATCH", "MAX_BATCH_BYTES", "MAX_OUT", "Endpoint", "Limits", "http_session"]
+__all__ = [
+    "MAX_BATCH",
+    "MAX_BATCH_BYTES",
+    "MAX_OUT",
+    "Endpoint",
+    "EndpointFigures",
+    "Limits",
+    "http_session",
+]
 
 MAX_BATCH = 100
 """Events in one request."""
@@ -89,6 +97,23 @@ async def http_session(look_up: LookUp) -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
+class EndpointFigures:
+    """
+    What became of the events of one app's webhooks: totals.
+
+    `sent` were taken, `failed` are requests that were not; `given_up` are events that nobody took
+    for long, `dropped` those of which too many waited.
+    """
+
+    __slots__ = ("dropped", "failed", "given_up", "sent")
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.failed = 0
+        self.given_up = 0
+        self.dropped = 0
+
+
 class Endpoint:
     """
     The queue of one webhook of one app, and the task that empties it while there is something.
@@ -108,8 +133,10 @@ class Endpoint:
         clock: Callable[[], float],
         jitter: Callable[[], float],
         limits: Limits,
+        figures: EndpointFigures | None = None,
     ) -> None:
         self.app = app
+        self._figures = EndpointFigures() if figures is None else figures
         self.webhook = webhook
         self.task: asyncio.Task[None] | None = None
         self._session = session
@@ -134,6 +161,7 @@ class Endpoint:
         """Have one event sent. When too much waits, the oldest are dropped. Never blocks."""
         dropped = self._backlog.put(Event(channel, content))
         if dropped:
+            self._figures.dropped += dropped
             self._troubles.overflowed(dropped)
         if self.task is None:
             self.task = self._loop.create_task(self._run(), name="webhook")
@@ -231,6 +259,7 @@ class Endpoint:
             tried = self._loop.time() - begun
             pause = self._retries.next_pause(failures, tried, failure.wish)
             if pause is None:
+                self._figures.given_up += len(batch.events)
                 self._troubles.gave_up(len(batch.events), failure.reason)
                 break
             if failures > 1:
@@ -251,6 +280,14 @@ class Endpoint:
         return self._is_hurried
 
     async def _attempt(self, batch: Batch) -> _Failure | None:
+        failure = await self._try(batch)
+        if failure is None:
+            self._figures.sent += len(batch.events)
+        else:
+            self._figures.failed += 1
+        return failure
+
+    async def _try(self, batch: Batch) -> _Failure | None:
         deadline = self._loop.time() + self._limits.timeout_seconds
         connection = SimpleNamespace(is_reused=False)
         try:

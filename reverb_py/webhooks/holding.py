@@ -46,6 +46,9 @@ class Holding:
         self._most = most
         self._held: dict[Departure, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def hold(self, departure: Departure, now: float) -> Departure | None:
         """Hold one more; return the oldest, no longer held, if that makes too many."""
         # A repetition goes to the end: the order of the table is the order of becoming due.

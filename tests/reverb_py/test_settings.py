@@ -84,12 +84,15 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "path_prefix": "",
         "max_request_bytes": 262_144,
         "max_buffered_bytes": 1_048_576,
+        "max_buffered_bytes_total": 268_435_456,
         "max_waiting_bytes": 67_108_864,
         "max_connections_per_address": 0,
         "connects_per_minute_per_address": 0,
         "requests_per_second_per_address": 0,
         "shutdown_seconds": 5.0,
         "scaling": None,
+        "metrics": None,
+        "logs_as_json": False,
         "shares_port": False,
     }
     assert list(settings.apps) == [

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reverb_py.core import limits as limits_module
 from reverb_py.core.limits import (
     AddressLimits,
     ClientEventLimits,
@@ -114,13 +115,30 @@ def test_forgetting_a_bucket_changes_no_answer(
         assert buckets.of(key, now).take(now) == never_forgotten[key].take(now)
 
 
+def test_a_crowd_of_keys_fills_two_tables_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "MAX_ADDRESSES", 3)
+    buckets = TokenBuckets(rate=1, capacity=1, now=0.0)
+    assert buckets.of("a", 0.0).take(0.0)
+    for key in "bcde":
+        buckets.of(key, 0.0)
+    # Early, the older table is kept as long as the newer one is not full.
+    assert not buckets.of("a", 0.0).take(0.0)
+    assert len(buckets) == 6
+    for key in "fghij":
+        buckets.of(key, 0.0)
+    assert len(buckets) <= 6
+    assert buckets.of("b", 0.0).take(0.0)
+
+
 def test_an_address_may_have_so_many_connections_at_a_time() -> None:
     limits = AddressLimits(2, 0, 0, FakeClock())
 
     assert [limits.admit("192.0.2.1") for _ in range(3)] == [
         None,
         None,
-        Objection("More than 2 connections from one address", retry_after=60),
+        Objection(
+            "More than 2 connections from one address", 60, "REVERB_MAX_CONNECTIONS_PER_ADDRESS"
+        ),
     ]
     assert limits.admit("192.0.2.2") is None
     # The refused one counts until it is gone, too.
@@ -140,7 +158,11 @@ def test_an_address_may_open_so_many_connections_in_a_minute() -> None:
         limits.release("192.0.2.1")
         return objection
 
-    objection = Objection("More than 3 new connections in a minute from one address", 20)
+    objection = Objection(
+        "More than 3 new connections in a minute from one address",
+        20,
+        "REVERB_CONNECTS_PER_MINUTE_PER_ADDRESS",
+    )
     assert [connect_and_go() for _ in range(5)] == [None, None, None, objection, objection]
     clock.now += 12.5
     assert connect_and_go() == objection._replace(retry_after=8)
@@ -153,7 +175,11 @@ def test_an_address_may_open_so_many_connections_in_a_minute() -> None:
 def test_an_address_may_make_so_many_requests_in_a_second() -> None:
     clock = FakeClock()
     limits = AddressLimits(0, 0, 2, clock)
-    objection = Objection("More than 2 requests in a second from one address", 1)
+    objection = Objection(
+        "More than 2 requests in a second from one address",
+        1,
+        "REVERB_REQUESTS_PER_SECOND_PER_ADDRESS",
+    )
 
     assert [limits.admit_request("192.0.2.1") for _ in range(3)] == [None, None, objection]
     assert limits.admit_request("192.0.2.2") is None
@@ -209,8 +235,15 @@ def test_client_events_of_an_address_are_counted_before_those_of_the_app() -> No
     limits = ClientEventLimits()
     flood = [limits.objection(2, 3, "192.0.2.1", 0.0) for _ in range(9)]
 
-    assert flood == [None, None] + ["more than 2 in a second from one address"] * 7
+    of_address = Objection(
+        "more than 2 in a second from one address",
+        1,
+        "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_ADDRESS",
+    )
+    assert flood == [None, None] + [of_address] * 7
     assert limits.objection(2, 3, "192.0.2.2", 0.0) is None
-    assert limits.objection(2, 3, "192.0.2.3", 0.0) == (
-        "more than 3 in a second from all clients of the app"
+    assert limits.objection(2, 3, "192.0.2.3", 0.0) == Objection(
+        "more than 3 in a second from all clients of the app",
+        1,
+        "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_APP",
     )
