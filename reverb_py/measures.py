@@ -95,7 +95,7 @@ def _of_apps(port: str, hubs: Hubs, listener: Listener) -> Iterator[Measure]:
         ),
         (
             "http_transmitted_bytes",
-            "Bytes of the bodies of the answers to them.",
+            "Bytes of the bodies of the answers to signed HTTP requests.",
             lambda hub: hub.figures.http_bytes_sent,
         ),
         (
@@ -153,7 +153,7 @@ def _of_apps(port: str, hubs: Hubs, listener: Listener) -> Iterator[Measure]:
         ),
         (
             "cached_event_bytes",
-            "Their bytes.",
+            "Bytes of the last events that are remembered.",
             lambda hub: hub.last_events.size,
         ),
         (
@@ -163,7 +163,7 @@ def _of_apps(port: str, hubs: Hubs, listener: Listener) -> Iterator[Measure]:
         ),
         (
             "idempotency_key_bytes",
-            "Their bytes, and those of what was answered.",
+            "Bytes of the keys that are remembered, and of what was answered.",
             lambda hub: hub.recent_keys.size + hub.recent_batches.size,
         ),
     ]
@@ -233,7 +233,7 @@ def _of_server(hubs: Hubs, delivery: Delivery, listener: Listener) -> Iterator[M
     yield Measure(
         "slow_socket_bytes",
         "gauge",
-        "Bytes that wait at most for them.",
+        "Bytes that wait at most for connections that are full.",
         (),
         lambda: [Sample((), listener.slow_clients.size())],
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import aiohttp
+from prometheus_client.openmetrics import parser as open_metrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Numbers", "Scrape", "scraped"]
+__all__ = ["Numbers", "Scrape", "open_metrics", "scraped"]
 
 Numbers = dict[tuple[str, ...], float]
 
@@ -33,6 +36,12 @@ class Scrape:
 
     def __getitem__(self, key: tuple[str, ...]) -> float:
         return self.numbers[key]
+
+
+def open_metrics(text: str) -> dict[str, str]:
+    """Return the type of each metric of a text in the form of OpenMetrics, which is strict."""
+    parse: Any = open_metrics_parser.text_string_to_metric_families
+    return {family.name: family.type for family in parse(text)}
 
 
 async def scraped(port: int | None, path: str = "/metrics") -> Scrape:

@@ -1,0 +1,86 @@
+"""What nodes ask each other, and what waits for Redis, as Prometheus reads it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from reverb_py.telemetry.metrics import MetricsPlace
+from tests.reverb_py.cluster.nodes import Deployment
+from tests.support.metrics import Scrape, scraped
+
+PATIENCE = 60.0
+METRICS = MetricsPlace(port=0)
+MANY = "x" * 5_000
+
+
+async def until(port: int | None, key: tuple[str, ...], value: float) -> Scrape:
+    async with asyncio.timeout(PATIENCE):
+        while (found := await scraped(port)).numbers.get(key) != value:
+            pass
+    return found
+
+
+async def test_requests_between_nodes_have_soketis_names(deployment: Deployment) -> None:
+    asking, other = await deployment.nodes(2, metrics=METRICS)
+    for _ in range(3):
+        assert await asking.request("GET", "/connections") == (200, '{"connections":0}')
+
+    found = await scraped(asking.metrics_port)
+    labels = ("1001", str(asking.port))
+    assert found["horizontal_adapter_sent_requests", *labels] == 3
+    assert found["horizontal_adapter_received_responses", *labels] == 3
+    assert found["horizontal_adapter_resolved_promises", *labels] == 3
+    assert found["horizontal_adapter_uncomplete_promises", *labels] == 0
+    assert found["horizontal_adapter_received_requests", *labels] == 0
+    assert found["horizontal_adapter_resolve_time_bucket", "1001", "+Inf", labels[1]] == 3
+    assert found["horizontal_adapter_resolve_time_sum", *labels] > 0
+    found = await scraped(other.metrics_port)
+    assert found["horizontal_adapter_received_requests", "1001", str(other.port)] == 3
+    assert found["http_transmitted_bytes", "1001", str(other.port)] == 0
+
+
+async def test_what_is_answered_with_others_help_is_counted_too(deployment: Deployment) -> None:
+    [node] = await deployment.nodes(1, metrics=METRICS)
+    _, body = await node.request("GET", "/channels")
+    found = await scraped(node.metrics_port)
+
+    assert found["http_transmitted_bytes", "1001", str(node.port)] == len(body)
+
+
+async def test_redis_away_is_seen_and_what_waits_for_it_is_bounded(
+    fragile: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reverb_py.cluster.node.MAX_OUTGOING_BYTES", 20_000)
+    [node] = await fragile.nodes(1, metrics=METRICS)
+    found = await scraped(node.metrics_port)
+    assert (found["bus_away",], found["bus_breaks_total",]) == (0, 0)
+
+    fragile.redis.stop()
+    found = await until(node.metrics_port, ("bus_away",), 1)
+    assert found["bus_breaks_total",] == 1
+    dropped = found["bus_dropped_total",]
+    for number in range(10):
+        await node.publish("made", f"channel-{number}", MANY)
+    found = await scraped(node.metrics_port)
+    assert 10_000 < found["bus_pending_bytes",] <= 20_000
+    assert found["bus_dropped_total",] - dropped == 7
+
+    fragile.redis.start()
+    found = await until(node.metrics_port, ("bus_away",), 0)
+    await until(node.metrics_port, ("bus_pending_bytes",), 0)
+
+
+async def test_answers_and_orders_that_wait_for_redis_are_bounded(
+    fragile: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reverb_py.cluster.node.MAX_MESSAGES", 5)
+    [node] = await fragile.nodes(1, metrics=METRICS)
+    before = await scraped(node.metrics_port)
+    bus = node.node
+    # In one turn of the loop, nothing is sent.
+    for number in range(8):
+        bus.tell_all(("terminate", "1001", str(number)))
+    found = await until(node.metrics_port, ("bus_dropped_total",), before["bus_dropped_total",] + 3)
+    assert found["bus_away",] == 0
