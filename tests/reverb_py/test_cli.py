@@ -23,6 +23,7 @@ from websockets.asyncio.client import connect
 from reverb_py import __version__
 from reverb_py.cli import main
 from reverb_py.protocol import signing
+from tests.support.metrics import scraped
 
 PATIENCE = 20.0
 SECRET = "p7ZkqT2mVx9sLw4RbN8c"
@@ -313,3 +314,58 @@ def test_a_wrong_option_is_refused_with_a_hint(port: str) -> None:
     assert result.exit_code == 2
     assert "Invalid value for '--port'" in result.stderr
     assert "--help" in result.stderr
+
+
+async def test_metrics_are_shown_on_a_port_of_their_own_and_logs_are_objects() -> None:
+    process = await process_of(
+        *("--host", "127.0.0.1", "--port", "0"),
+        **APP,
+        REVERB_METRICS_PORT="0",
+        REVERB_LOG_FORMAT="json",
+    )
+    try:
+        server = Server(process)
+        await server.said("Showing metrics")
+        port = json.loads(server.lines[-1])["port"]
+        found = await scraped(port)
+        public = json.loads(server.lines[0])["url"].rpartition(":")[2]
+        assert found["connected", "1001", public] == 0
+        async with (
+            aiohttp.ClientSession() as http,
+            http.get(f"http://127.0.0.1:{public}/metrics") as response,
+        ):
+            assert response.status == 404
+        code, said = await server.stopped_by(signal.SIGTERM)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+    assert code == 0
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["level"] for line in lines] == ["info"] * len(lines)
+    assert lines[0]["event"] == "Listening"
+    assert lines[-1]["event"] == "Stopped"
+
+
+async def test_a_port_for_metrics_that_is_taken_ends_the_start_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await process_of(
+            "--host", "127.0.0.1", "--port", "0", **APP, REVERB_METRICS_PORT=str(port)
+        )
+        async with asyncio.timeout(PATIENCE):
+            _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert err.decode() == (
+        f"Error: can't show metrics on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE).lower()} "
+        "(choose another REVERB_METRICS_PORT, or set REVERB_METRICS_ENABLED=false)\n"
+    )
+
+
+def test_the_check_says_where_metrics_are() -> None:
+    result = invoke("check", **APP, REVERB_METRICS_ENABLED="true")
+
+    assert result.exit_code == 0
+    assert "Shows metrics on 127.0.0.1:9601\n" in result.output

@@ -737,3 +737,41 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
         load_environment({}, tmp_path)
 
     assert str(wrong.value) == f"{file} must be UTF-8: invalid continuation byte at byte 10"
+
+
+@pytest.mark.parametrize(
+    ("variables", "place"),
+    [
+        ({}, None),
+        ({"REVERB_METRICS_ENABLED": "false", "REVERB_METRICS_PORT": "9700"}, None),
+        ({"REVERB_METRICS_ENABLED": "true"}, "127.0.0.1:9601"),
+        ({"REVERB_METRICS_PORT": "9700"}, "127.0.0.1:9700"),
+        ({"REVERB_METRICS_PORT": "0", "REVERB_METRICS_HOST": "::"}, "[::]:0"),
+    ],
+)
+def test_metrics_are_shown_where_that_is_asked_for(
+    variables: dict[str, str], place: str | None
+) -> None:
+    metrics = read(**variables).metrics
+
+    assert (None if metrics is None else str(metrics)) == place
+
+
+def test_metrics_and_logs_are_settings_that_are_checked() -> None:
+    assert read(REVERB_LOG_FORMAT="json").logs_as_json
+    assert not read(REVERB_LOG_FORMAT="text").logs_as_json
+    metrics = read(REVERB_METRICS_ENABLED="1", REVERB_METRICS_PREFIX="soketi_").metrics
+    assert metrics is not None
+    assert metrics.prefix == "soketi_"
+    for name, value, rule in (
+        ("REVERB_LOG_FORMAT", "xml", "must be text or json, not 'xml'"),
+        ("REVERB_METRICS_PORT", "70000", "must be 0 to 65535, not 70000"),
+        ("REVERB_METRICS_HOST", "a b", "must be an address or a host name, not 'a b'"),
+        (
+            "REVERB_METRICS_PREFIX",
+            "1-x",
+            "must be letters, digits and _, no digit first, not '1-x'",
+        ),
+    ):
+        environment = {**APP, "REVERB_METRICS_ENABLED": "true", name: value}
+        assert refusal(environment) == f"{name} {rule}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 import re
 from collections.abc import Iterator
@@ -21,8 +23,22 @@ SIGNATURE = "58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4"
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
     yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
     structlog.reset_defaults()
+
+
+def configure(*, debug: bool, as_json: bool) -> None:
+    logging.getLogger().handlers.clear()  # as in a process of its own
+    configure_logs(debug=debug, as_json=as_json)
+
+
+def fail() -> None:
+    password = "open sesame"
+    raise ValueError(f"of {len(password)} characters")
 
 
 def lines_of(captured: str) -> list[str]:
@@ -219,3 +235,61 @@ def test_without_debug_only_what_matters_is_logged(capsys: pytest.CaptureFixture
         "[info ] Starting server port=8080",
         "[warning ] Too slow",
     ]
+
+
+def test_as_json_each_line_is_an_object_whoever_says_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure(debug=False, as_json=True)
+    log = structlog.get_logger("reverb_py")
+    log.info("Two\nlines \x1b[31m", count=2)
+    log.debug("Not shown")
+    logging.getLogger("aiohttp.server").warning("From %s", "elsewhere")
+    logging.getLogger("asyncio").error("Unhandled")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert all(line.pop("timestamp").endswith("Z") for line in lines)
+    assert lines == [
+        {"event": "Two\nlines \x1b[31m", "level": "info", "count": 2},
+        {"event": "From elsewhere", "level": "warning", "logger": "aiohttp.server"},
+        {"event": "Unhandled", "level": "error", "logger": "asyncio"},
+    ]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_traceback_does_not_show_the_values_of_variables(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    configure(debug=False, as_json=as_json)
+    try:
+        fail()
+    except ValueError:
+        structlog.get_logger("reverb_py").exception("It failed")
+        logging.getLogger("asyncio").exception("It failed there, too")
+
+    said = capsys.readouterr().err
+    assert said.count("ValueError: of 11 characters") == 2
+    assert "open sesame" not in said
+    if as_json:
+        assert all("Traceback" in json.loads(line)["exception"] for line in said.splitlines())
+
+
+def test_as_json_a_message_is_in_its_line_and_signatures_are_masked(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    configure(debug=True, as_json=True)
+    session = RecordingSession(hub_of(trace=DebugTrace(as_json=True)))
+    session.begin()
+    session.receive(f'{{"event":"client-x","channel":"a","data":"KEY:{SIGNATURE}"}}')
+    DebugTrace(as_json=True).request_answered("GET", "/up", 200, b"{}")
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    shown = {line["event"]: line.get("message") for line in lines}
+    assert json.loads(shown["Message Received"]) == {
+        "event": "client-x",
+        "channel": "a",
+        "data": "KEY:********",
+    }
+    assert shown["Connection Established"] is None
+    assert shown["Request Answered"] is None
+    assert all(line["level"] == "debug" for line in lines)

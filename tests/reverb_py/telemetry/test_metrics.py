@@ -387,6 +387,31 @@ async def test_webhooks_are_counted_by_what_became_of_their_events() -> None:
             await until(server.metrics_port, ("webhook_departures_held", "1001"), 1)
 
 
+async def test_nobody_outside_can_make_up_labels(server: TestServer) -> None:
+    def labels(found: Scrape) -> set[tuple[str, ...]]:
+        return {key for key in found.numbers if not key[0].startswith(("process_", "http_answers"))}
+
+    async def use(number: int) -> None:
+        async with server.connect(f"/app/nobody-{number}") as refused:
+            await refused.closed()
+        async with server.connected() as client:
+            await client.subscribe(f"channel-{number}")
+            await client.send({"event": "pusher:subscribe", "data": {"channel": f"#x{number}"}})
+            await client.send({"event": f"client-{number}", "channel": f"channel-{number}"})
+            for _ in range(3):
+                assert "error" in await client.receive()
+            await client.websocket.close(3_000 + number)
+        await server.unsigned_request("GET", f"/{number}")
+
+    await use(0)
+    before = labels(await scraped(server.metrics_port))
+    for number in range(1, 20):
+        await use(number)
+    assert labels(await scraped(server.metrics_port)) - before <= {
+        ("channel_unsubscriptions_total", "1001", "public")
+    }
+
+
 # Several processes.
 
 
