@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
+import aiohttp
 import pytest
+from websockets.asyncio.client import connect
 
 from reverb_py.telemetry.metrics import MetricsPlace
-from tests.reverb_py.cluster.nodes import Deployment
+from tests.reverb_py.cluster.nodes import APP, Deployment
 from tests.support.metrics import Scrape, scraped
 
 PATIENCE = 60.0
@@ -84,3 +93,56 @@ async def test_answers_and_orders_that_wait_for_redis_are_bounded(
         bus.tell_all(("terminate", "1001", str(number)))
     found = await until(node.metrics_port, ("bus_dropped_total",), before["bus_dropped_total",] + 3)
     assert found["bus_away",] == 0
+
+
+async def test_workers_are_one_target_and_each_says_what_it_says_as_json(
+    deployment: Deployment,
+) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[3]),
+        "REVERB_APP_ID": APP.id,
+        "REVERB_APP_KEY": APP.key,
+        "REVERB_APP_SECRET": APP.secret,
+        "REVERB_SCALING_ENABLED": "true",
+        "REVERB_SCALING_CHANNEL": deployment.prefix.removesuffix(":"),
+        "REVERB_METRICS_PORT": "0",
+        "REVERB_LOG_FORMAT": "json",
+        "REDIS_PORT": str(deployment.redis.port),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "reverb_py", "start"),
+        *("--host", "127.0.0.1", "--port", "0", "--workers", "2"),
+        env=environment,
+        stdin=PIPE,
+        stderr=PIPE,
+    )
+    lines: list[dict[str, Any]] = []
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while [line["event"] for line in lines].count("Listening") < 2:
+                lines.append(json.loads(await process.stderr.readline()))
+        [metrics_port] = [line["port"] for line in lines if line["event"] == "Showing metrics"]
+        port = lines[-1]["url"].rpartition(":")[2]
+        async with AsyncExitStack() as stack:
+            for _ in range(8):
+                url = f"ws://127.0.0.1:{port}/app/{APP.key}?protocol=7"
+                client = await stack.enter_async_context(connect(url))
+                await client.recv()
+            found = await scraped(metrics_port)
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"http://127.0.0.1:{metrics_port}/ready") as response,
+            ):
+                assert (response.status, await response.text()) == (200, '{"ready":true}')
+        assert [found["worker_up", worker] for worker in "01"] == [1, 1]
+        assert sum(found["connected", APP.id, port, worker] for worker in "01") == 8
+        assert [found["bus_away", worker] for worker in "01"] == [0, 0]
+    finally:
+        process.terminate()
+        async with asyncio.timeout(PATIENCE):
+            _, rest = await process.communicate()
+    assert process.returncode == 0
+    ends = [json.loads(line)["event"] for line in rest.splitlines()]
+    assert ends.count("Stopped") == 2
