@@ -301,6 +301,7 @@ class Topic:
         for entry in list(hold.entries.values()):
             session = entry.session
             self.withdraw(entry)
+            session.hub.figures.limit_hits["REVERB_APP_MAX_PRESENCE_MEMBERS"] += 1
             session.subscription_refused(
                 self.name, "LimitReached", 403, full_message(self.name, most)
             )

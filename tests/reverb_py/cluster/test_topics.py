@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reverb_py.cluster.topics import Change, Hold, Topic
-from tests.support.sessions import hub_of
+from reverb_py.cluster.topics import Change, Entry, Hold, Topic
+from tests.support.sessions import RecordingSession, hub_of
 
 
 class Surroundings:
@@ -50,3 +50,17 @@ def test_changes_that_wait_for_a_snapshot_are_bounded(monkeypatch: pytest.Monkey
     assert topic.version == 29
     assert topic.members is not None
     assert len(topic.members) == 29
+
+
+def test_who_finds_a_channel_full_on_all_nodes_is_counted() -> None:
+    hub = hub_of()
+    session = RecordingSession.begun(hub)
+    topic = Topic(
+        Surroundings(), lambda: hub, "1001", "presence-a", b"key", has_members=True, is_cached=False
+    )
+    topic.enter(Entry(topic, session, "7", b"null"))
+
+    topic.refused(topic.holds["7"])
+
+    assert hub.figures.limit_hits == {"REVERB_APP_MAX_PRESENCE_MEMBERS": 1}
+    assert "LimitReached" in session.texts()[0]
