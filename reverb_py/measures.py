@@ -210,11 +210,11 @@ def _of_server(hubs: Hubs, delivery: Delivery, listener: Listener) -> Iterator[M
         lambda: _numbered(listener.refused.items()),
     )
     yield Measure(
-        "http_answers_total",
+        "http_errors_total",
         "counter",
-        "Answers to HTTP requests, signed or not, by their status.",
+        "HTTP requests, signed or not, that were answered with a status of 400 or more.",
         ("status",),
-        lambda: _numbered(listener.answers.items()),
+        lambda: _numbered(listener.errors.items()),
     )
     yield Measure(
         "open_sockets",

@@ -58,18 +58,19 @@ class Delivery:
     in tests. Not thread-safe; everything runs on the event loop's thread.
 
     `latency` are the seconds, by `clock`, from when a tick's first frame was published until its
-    last subscriber's transport had it; `batches` the frames of each channel in a tick.
+    last subscriber's transport had it.
     """
 
     __slots__ = (
         "_apart",
+        "_batches",
         "_busy",
         "_bytes",
         "_clock",
         "_order",
         "_schedule",
         "_since",
-        "batches",
+        "_singles",
         "latency",
     )
 
@@ -82,7 +83,8 @@ class Delivery:
         self._clock = clock
         self._since = 0.0
         self.latency = Histogram(LATENCY_SECONDS)
-        self.batches = Histogram(BATCH_FRAMES)
+        self._batches = Histogram(BATCH_FRAMES)
+        self._singles = 0
         self._busy: list[Channel] = []
         self._apart: dict[Session, _Apart] = {}
         self._order = 0
@@ -162,8 +164,19 @@ class Delivery:
             figures = channel.figures
             figures.messages_sent += served * count
             figures.bytes_sent += served * len(frames)
-            self.batches.observe(count)
+            if count == 1:
+                self._singles += 1
+            else:
+                self._batches.observe(count)
         self.latency.observe(self._clock() - self._since)
+
+    @property
+    def batches(self) -> Histogram:
+        """How many frames each channel had in each tick; nearly all had a single one."""
+        batches = Histogram(BATCH_FRAMES)
+        batches.counts = [self._batches.counts[0] + self._singles, *self._batches.counts[1:]]
+        batches.total = self._batches.total + self._singles
+        return batches
 
     def _set_apart(self, session: Session) -> _Apart:
         reasons = self._apart.get(session)

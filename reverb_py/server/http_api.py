@@ -31,7 +31,7 @@ from reverb_py.protocol.requests import (
 )
 from reverb_py.protocol.signing import is_signature_valid, parse_query, request_strings_to_sign
 
-__all__ = ["TIMESTAMP_TOLERANCE", "HttpApi", "Request", "Response"]
+__all__ = ["EMPTY", "TIMESTAMP_TOLERANCE", "HttpApi", "Request", "Response"]
 
 TIMESTAMP_TOLERANCE = 600
 """Seconds by which a signed request's timestamp may differ from the server's clock."""
@@ -93,7 +93,9 @@ class _Route(NamedTuple):
     is_publish: bool = False
 
 
-_EMPTY = Response(200, b"{}")
+EMPTY = Response(200, b"{}")
+"""The answer to nearly every publish."""
+
 _Known = TypeVar("_Known")
 
 
@@ -164,9 +166,22 @@ class HttpApi:
                     app_id, name = match.groups()
                     digest = hashlib.md5(request.body, usedforsecurity=False).hexdigest()
                     hub, parameters = self._authenticate(request, app_id, path, digest)
-                    if "%" in name:
-                        name = unquote(name)
-                    return self._serve(route, _SignedRequest(hub, request, parameters, name))
+                    figures = hub.figures
+                    figures.http_calls += 1
+                    figures.http_bytes_received += len(request.body)
+                    try:
+                        self._take_from_limit(hub, is_publish=route.is_publish)
+                        if "%" in name:
+                            name = unquote(name)
+                        response = route.handle(_SignedRequest(hub, request, parameters, name))
+                    except InvalidRequest as exc:
+                        if exc.status == 413:
+                            figures.limit_hits["REVERB_APP_MAX_EVENT_DATA_SIZE"] += 1
+                        response = _refusal(exc)
+                    if response.coming is not None:
+                        return Response(0, b"", coming=_counted(response.coming, figures))
+                    figures.http_bytes_sent += len(response.body)
+                    return response
                 allowed.append(route.method)
         if path == "/up":
             if request.method in ("GET", "HEAD"):
@@ -186,24 +201,6 @@ class HttpApi:
             message = f"{request.method} is not possible here; use {methods}"
             return text_response(405, message, f"Allow: {methods}\r\n")
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
-
-    def _serve(self, route: _Route, request: _SignedRequest) -> Response:
-        """Answer an app's own request, and count it."""
-        hub = request.hub
-        figures = hub.figures
-        figures.http_calls += 1
-        figures.http_bytes_received += len(request.request.body)
-        try:
-            self._take_from_limit(hub, is_publish=route.is_publish)
-            response = route.handle(request)
-        except InvalidRequest as exc:
-            if exc.status == 413:
-                figures.limit_hits["REVERB_APP_MAX_EVENT_DATA_SIZE"] += 1
-            response = _refusal(exc)
-        if response.coming is not None:
-            return Response(0, b"", coming=_counted(response.coming, figures))
-        figures.http_bytes_sent += len(response.body)
-        return response
 
     def _authenticate(
         self, request: Request, app_id: str, path: str, digest: str
@@ -323,10 +320,10 @@ def _publish_event(request: _SignedRequest) -> Response:
     if key is None and not info:
         hub.publish(event.name, event.data, event.channels, event.socket_id)
         settled = hub.bus.settled()
-        return _EMPTY if settled is None else _when(settled, lambda _: _EMPTY)
+        return EMPTY if settled is None else _when(settled, lambda _: EMPTY)
 
     def finish(answers: list[bytes]) -> Response:
-        return _json({"channels": orjson.Fragment(answers[0])}) if answers[0] else _EMPTY
+        return _json({"channels": orjson.Fragment(answers[0])}) if answers[0] else EMPTY
 
     return _publish_once(hub, [(event, info, key)], finish)
 
@@ -499,7 +496,7 @@ def _list_users(request: _SignedRequest) -> Response:
 
 def _terminate_connections(request: _SignedRequest) -> Response:
     request.hub.terminate(request.name)
-    return _when(request.hub.bus.settled(), lambda _: _EMPTY)
+    return _when(request.hub.bus.settled(), lambda _: EMPTY)
 
 
 def _count_connections(request: _SignedRequest) -> Response:

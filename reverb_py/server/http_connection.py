@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import httptools
 from websockets.utils import accept_key
 
-from reverb_py.server.http_api import Request, Response, text_response
+from reverb_py.server.http_api import EMPTY, Request, Response, text_response
 from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, half_close
 from reverb_py.server.websocket_connection import upgrade_to_websocket
 
@@ -424,15 +424,24 @@ class HttpConnection(asyncio.Protocol):
         self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
     def _serialized(self, response: Response, connection: str, *, head_only: bool = False) -> bytes:
+        listener = self._listener
+        date = listener.date_header()
+        is_usual = response is EMPTY and not connection and not head_only
+        if is_usual and listener.usual_answer[0] is date:
+            return listener.usual_answer[1]
         status, body, content_type, headers, _ = response
-        self._listener.answers[status] += 1
+        if status >= 400:
+            listener.errors[status] += 1
         content = f"Content-Type: {content_type}\r\n" if body else ""
         length = "" if status == 204 else f"Content-Length: {len(body)}\r\n"
         head = (
-            f"{_STATUS_LINES[status]}{self._listener.date_header()}{content}{length}"
+            f"{_STATUS_LINES[status]}{date}{content}{length}"
             f"Access-Control-Allow-Origin: *\r\n{headers}{connection}\r\n"
         )
-        return head.encode("latin-1") + (b"" if head_only else body)
+        serialized = head.encode("latin-1") + (b"" if head_only else body)
+        if is_usual:
+            listener.usual_answer = (date, serialized)
+        return serialized
 
     # The upgrade.
 

@@ -85,8 +85,8 @@ class Listener:
     together, and `max_waiting_bytes` all bodies together of requests that are not signed and have
     not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
 
-    Where no app is known yet, it is counted here: `refused` handshakes by their code, `answers` to
-    HTTP requests by their status, and `limit_hits` by the variable of the limit.
+    Where no app is known yet, it is counted here: `refused` handshakes by their code, HTTP
+    `errors` by their status, and `limit_hits` by the variable of the limit.
     """
 
     def __init__(
@@ -112,6 +112,8 @@ class Listener:
         self._all_closed: asyncio.Event | None = None
         self._is_stopping = False
         self._date = (0, "")
+        # What nearly every publish is answered in the second of this header.
+        self.usual_answer = ("", b"")
         self.http_api = http_api
         self.max_request_bytes = max_request_bytes
         self.max_buffered_bytes = max_buffered_bytes
@@ -119,7 +121,7 @@ class Listener:
         self.waiting_bytes = 0
         self.slow_clients = SlowClients(max_buffered_bytes_total)
         self.refused: Counter[int] = Counter()
-        self.answers: Counter[int] = Counter()
+        self.errors: Counter[int] = Counter()
         self.limit_hits: Counter[str] = Counter()
         self.wheel = wheel
         self.connections: set[Connection] = set()

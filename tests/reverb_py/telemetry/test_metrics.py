@@ -317,8 +317,7 @@ async def test_refusals_and_closes_are_counted_by_their_codes(server: TestServer
     assert found["connections_refused_total", "4005"] == 1
     closed = {key[2]: value for key, value in found.numbers.items() if "closed" in key[0]}
     assert closed == {"1003": 1, "1009": 1, "4009": 1}
-    assert found["http_answers_total", "401"] == 1
-    assert found["http_answers_total", "200"] == 1
+    assert found["http_errors_total", "401"] == 1
     assert found["http_calls_received_total", "1001", str(server.port)] == 1
     assert found["limit_hits_total", "1001", "REVERB_APP_MAX_MESSAGE_SIZE"] == 1
 
@@ -389,7 +388,7 @@ async def test_webhooks_are_counted_by_what_became_of_their_events() -> None:
 
 async def test_nobody_outside_can_make_up_labels(server: TestServer) -> None:
     def labels(found: Scrape) -> set[tuple[str, ...]]:
-        return {key for key in found.numbers if not key[0].startswith(("process_", "http_answers"))}
+        return {key for key in found.numbers if not key[0].startswith(("process_", "http_errors"))}
 
     async def use(number: int) -> None:
         async with server.connect(f"/app/nobody-{number}") as refused:
