@@ -224,6 +224,24 @@ async def test_pipelined_publishes_are_delivered_in_order(server: TestServer) ->
             )
 
 
+async def test_each_publish_is_answered_on_its_own_connections_terms(server: TestServer) -> None:
+    expected = {
+        "content-type": "application/json",
+        "content-length": "2",
+        "access-control-allow-origin": "*",
+    }
+    start = signed_start(server, "POST", "/events", event_body())
+    async with connected_socket(server) as client:
+        for headers in ([], [], ["Connection: keep-alive"], [], ["Connection: close"]):
+            await client.send(request(start, *headers, body=event_body()))
+            answer = await client.receive_answer()
+            assert answer.body == b"{}"
+            assert answer.headers.pop("date").endswith(" GMT")
+            connection = {"connection": headers[0].split()[1]} if headers else {}
+            assert answer.headers == expected | connection
+        await client.receive_end()
+
+
 # Bodies.
 
 
