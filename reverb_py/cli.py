@@ -164,8 +164,8 @@ async def _serve(settings: Settings, *, debug: bool) -> None:
     ) as running:
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         log.info("Listening", url=f"http://{host}:{running.port}{settings.path_prefix}")
-        if running.metrics_port is not None:
-            log.info("Showing metrics", port=running.metrics_port)
+        if settings.metrics is not None and running.metrics_port is not None:
+            log.info("Showing metrics", url=settings.metrics.url(running.metrics_port))
         # A terminal that closes says so with the signal that asks a service to reload.
         reload = partial(_reload, running, settings)
         loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else reload)

@@ -55,7 +55,9 @@ async def run_workers(
                 workers = [[*command, "--metrics-socket", str(socket)] for socket in sockets]
                 merged = WorkersMetrics(metrics.prefix, sockets)
                 metrics_port = await stack.enter_async_context(merged.served(metrics))
-                structlog.get_logger("reverb_py").info("Showing metrics", port=metrics_port)
+                assert metrics_port is not None, "the parent shows them on a port"
+                log = structlog.get_logger("reverb_py")
+                log.info("Showing metrics", url=metrics.url(metrics_port))
             await _Workers().run(workers)
 
 

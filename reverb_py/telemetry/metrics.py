@@ -53,8 +53,15 @@ class MetricsPlace:
     socket: str | None = None
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return self.socket or f"{host}:{self.port}"
+        return self.socket or f"{self._host}:{self.port}"
+
+    def url(self, port: int) -> str:
+        """Return what to tell Prometheus, given the port that was taken."""
+        return f"http://{self._host}:{port}/metrics"
+
+    @property
+    def _host(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
 
 
 class MetricsUnavailable(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 
@@ -72,6 +73,19 @@ def test_a_bound_names_metrics_that_there_are(name: str) -> None:
 @pytest.mark.parametrize("variable", sorted(set(re.findall(r"`(REVERB_\w+)`", _BOUNDS))))
 def test_a_bound_names_settings_that_there_are(variable: str) -> None:
     assert f"`{variable}`" in (DOCS / "configuration.md").read_text()
+
+
+def test_the_board_asks_for_metrics_that_there_are() -> None:
+    board = json.loads((DOCS / "grafana.json").read_text())
+    expressions = [
+        target["expr"] for panel in board["panels"] for target in panel.get("targets", ())
+    ]
+    assert len(expressions) > 20
+    for expression in expressions:
+        names = re.findall(r"\$\{prefix\}(\w+)", expression)
+        assert names, expression
+        for name in names:
+            assert name in _ROWS or _ROWS[re.sub("_(?:bucket|sum|count)$", "", name)] == "histogram"
 
 
 def test_each_bound_has_an_outcome_a_metric_and_a_test() -> None:

@@ -326,7 +326,11 @@ async def test_metrics_are_shown_on_a_port_of_their_own_and_logs_are_objects() -
     try:
         server = Server(process)
         await server.said("Showing metrics")
-        port = json.loads(server.lines[-1])["port"]
+        shown = re.fullmatch(
+            r"http://127\.0\.0\.1:(\d+)/metrics", json.loads(server.lines[-1])["url"]
+        )
+        assert shown is not None
+        port = int(shown[1])
         found = await scraped(port)
         public = json.loads(server.lines[0])["url"].rpartition(":")[2]
         assert found["connected", "1001", public] == 0

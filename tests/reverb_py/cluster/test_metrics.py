@@ -123,7 +123,8 @@ async def test_workers_are_one_target_and_each_says_what_it_says_as_json(
         async with asyncio.timeout(PATIENCE):
             while [line["event"] for line in lines].count("Listening") < 2:
                 lines.append(json.loads(await process.stderr.readline()))
-        [metrics_port] = [line["port"] for line in lines if line["event"] == "Showing metrics"]
+        [url] = [line["url"] for line in lines if line["event"] == "Showing metrics"]
+        metrics_port = int(url.removesuffix("/metrics").rpartition(":")[2])
         port = lines[-1]["url"].rpartition(":")[2]
         async with AsyncExitStack() as stack:
             for _ in range(8):
