@@ -67,7 +67,13 @@ class SlowClients:
             self.wrote(client, client.waiting_bytes())
 
     def wrote(self, client: SlowClient, size: int) -> None:
-        """Add what was written to a connection that is counted; others may be ended for it."""
+        """
+        Add what was written to a connection that is full; others may be ended for it.
+
+        Nothing happens when it is full no more: with TLS, a write may be what empties it.
+        """
+        if client not in self._hubs:
+            return
         hub = self._hubs[client]
         if hub is not None:
             most = hub.app.max_buffered_bytes

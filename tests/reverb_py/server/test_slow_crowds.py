@@ -250,6 +250,10 @@ def test_who_reads_again_or_is_gone_is_forgotten() -> None:
     assert (clients.count(hub), clients.size(hub)) == (0, 0)
     assert (clients.count(), clients.size()) == (0, 0)
 
+    full.written(clients, 5_000)
+    assert (clients.count(), clients.size()) == (0, 0)
+    assert full.told == []
+
 
 def test_each_app_has_a_bound_of_its_own() -> None:
     small, large = of_one_app(500), of_one_app(0)
