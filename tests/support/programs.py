@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 from collections.abc import AsyncIterator
@@ -65,14 +64,21 @@ async def node_program(
     """
     Run a script of tests/javascript, which gets its configuration as JSON, until the context ends.
 
-    Without Node.js the test is skipped, and fails where `CI` is set.
+    Fails the test where Node.js or the clients are not installed.
     """
     node = shutil.which("node")
-    if node is None or not (_JAVASCRIPT / "node_modules").is_dir():
-        reason = "Node.js with the clients of tests/javascript is missing: scripts/test installs it"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+    if node is None:
+        pytest.fail(
+            "Node.js is missing: install version 18 or newer with npm (Debian and Ubuntu: apt-get "
+            "install nodejs npm; macOS: brew install node) and run scripts/test, or put its node "
+            "on the PATH",
+            pytrace=False,
+        )
+    if not (_JAVASCRIPT / "node_modules").is_dir():
+        pytest.fail(
+            "The JavaScript clients are missing: run scripts/test, or npm ci in tests/javascript",
+            pytrace=False,
+        )
     async with _running(node, _JAVASCRIPT / script, configuration) as process:
         yield kind(process)
 

@@ -26,8 +26,8 @@ async def pusher_js(
     """
     Run a pusher-js client that connects to a server on this machine.
 
-    `options` are pusher-js's own; with `auth`, it subscribes with this very value. Without Node.js
-    the test is skipped, and fails where `CI` is set.
+    `options` are pusher-js's own; with `auth`, it subscribes with this very value. Fails the test
+    where Node.js or the clients are not installed.
     """
     options = {"wsHost": "127.0.0.1", "wsPort": port, **options}
     configuration = {"key": key, "options": options, "auth": auth}
