@@ -16,7 +16,7 @@ import pytest
 from chat_api.settings import Settings
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import World, chat_api, settings_for
-from tests.support.postgresql import PostgresqlServer, postgresql_server
+from tests.support.postgresql import PostgresqlServer
 
 
 @pytest.fixture(autouse=True)
@@ -26,18 +26,6 @@ def _folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("CHAT_", "REVERB_", "PG")):
             monkeypatch.delenv(name)
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_kind(request: pytest.FixtureRequest) -> str:
-    """Have every test that uses a database run on each kind."""
-    return str(request.param)
-
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresqlServer]:
-    with postgresql_server() as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
@@ -70,19 +58,6 @@ def database(database_kind: str, request: pytest.FixtureRequest, tmp_path: Path)
     else:
         server: PostgresqlServer = request.getfixturevalue("postgresql")
         with server.database(request.getfixturevalue("seeded_postgresql")) as name:
-            yield server.url(name)
-
-
-@pytest.fixture
-def empty_database(
-    database_kind: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[str]:
-    """Lend a database of the test's own with nothing in it, by its URL."""
-    if database_kind == "sqlite":
-        yield f"sqlite:///{tmp_path / 'empty.sqlite3'}"
-    else:
-        server: PostgresqlServer = request.getfixturevalue("postgresql")
-        with server.database() as name:
             yield server.url(name)
 
 

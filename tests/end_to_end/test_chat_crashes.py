@@ -344,7 +344,9 @@ async def kill_while_it_starts(victim: Victim, source: random.Random) -> None:
     await victim.kill()
 
 
-async def test_what_was_answered_is_there_and_was_told_once(database: str, tmp_path: Path) -> None:
+async def test_what_was_answered_is_there_and_was_told_once(
+    empty_database: str, tmp_path: Path
+) -> None:
     seed = random.getrandbits(32)  # the same one with the same --randomly-seed
     print(f"The moments and choices are those of random.Random({seed}).")
     source = random.Random(seed)
@@ -356,7 +358,7 @@ async def test_what_was_answered_is_there_and_was_told_once(database: str, tmp_p
     ):
         for channel in ("user.1", "user.2", "wallet.1", "wallet.2", f"queue.{TENANT}"):
             await ears.join(f"private-{channel}")
-        victim = Victim(database, server, tmp_path)
+        victim = Victim(empty_database, server, tmp_path)
         load = Load(victim, ears, source, http)
         try:
             await kill_while_it_starts(victim, source)
@@ -373,7 +375,7 @@ async def test_what_was_answered_is_there_and_was_told_once(database: str, tmp_p
             print(f"{load.unanswered} requests were repeated.")
             assert load.unanswered >= KILLS
 
-            store = Store(database)
+            store = Store(empty_database)
             try:
                 await everything_is_told(store, server, ears)
                 await check_direct_messages(load, ears)

@@ -373,8 +373,8 @@ def state(conversation: str, status: str, agent: Any = None, **more: Any) -> dic
     return event if agent is None else event | {"agent": agent}
 
 
-async def test_two_tenants_are_served_and_nothing_crosses_between_them(database: str) -> None:
-    async with desks_on(database) as desks:
+async def test_two_tenants_are_served_and_nothing_crosses_between_them(empty_database: str) -> None:
+    async with desks_on(empty_database) as desks:
         first, second = TENANTS
         agents = {tenant: await desks.agent_of(tenant) for tenant in TENANTS}
         ali = await desks.account("ali@example.com", first)
