@@ -9,6 +9,8 @@ import logging
 import sys
 
 import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import Processor
 
 __all__ = ["configure_logs"]
@@ -20,6 +22,8 @@ def configure_logs(*, debug: bool, as_json: bool = False) -> None:
 
     As JSON, a line is an object with at least `event`, `level` and `timestamp` (UTC, ISO 8601), and
     with `exception` where there was one; control characters are escaped.
+
+    A request that is not HTTP is a line of level debug: anybody could fill the log with errors.
     """
     render: list[Processor]
     if as_json:
@@ -56,3 +60,13 @@ def configure_logs(*, debug: bool, as_json: bool = False) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[of_libraries])
+    logging.getLogger("aiohttp.server").addFilter(_is_about_us)
+
+
+def _is_about_us(record: logging.LogRecord) -> bool:
+    """Keep what aiohttp says about a client's mistake from being an error with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if not isinstance(error, (HttpProcessingError, web.RequestPayloadError)):
+        return True
+    structlog.get_logger("chat_api.web").debug("Not HTTP", reason=type(error).__name__)
+    return False

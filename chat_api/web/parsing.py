@@ -126,6 +126,8 @@ async def _body(request: web.Request) -> bytes:
         raise Malformed(f"The body did not arrive within {_BODY_TIMEOUT} s.") from None
     except web.HTTPRequestEntityTooLarge:
         raise TooLarge(f"The body must not be longer than {MAX_BODY_BYTES} bytes.") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Malformed("The body breaks off, or is not encoded as its headers say.") from None
 
 
 def _is_nested_deeply(body: bytes) -> bool:

@@ -1,21 +1,28 @@
 """Log lines: one each, in the form that was asked for, with the request they belong to."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadHttpMessage
 from structlog.contextvars import bound_contextvars
+from yarl import URL
 
 from chat_api.telemetry.logs import configure_logs
+from tests.chat_api.world import World
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    of_aiohttp = logging.getLogger("aiohttp.server")
+    filters = of_aiohttp.filters[:]
     yield
+    of_aiohttp.filters[:] = filters
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
@@ -78,3 +85,57 @@ def test_for_people_a_line_is_words_and_values(capsys: pytest.CaptureFixture[str
     assert line.count("\n") == 1
     assert "[debug    ] Request" in line
     assert "status=200 request_id=abc" in line
+
+
+@pytest.mark.parametrize("debug", [True, False])
+def test_what_is_not_http_is_one_line_for_those_who_look_closely(
+    capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    configure(debug=debug, as_json=True)
+    log = logging.getLogger("aiohttp.server")
+    log.error("Error handling request", exc_info=BadHttpMessage("a\x1b[31m line"))
+    log.error("Error handling request", exc_info=ValueError("of our own"))
+
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [(line["level"], line["event"]) for line in lines] == [
+        *([("debug", "Not HTTP")] if debug else []),
+        ("error", "Error handling request"),
+    ]
+    assert "ValueError: of our own" in lines[-1]["exception"]
+    if debug:
+        assert lines[0]["reason"] == "BadHttpMessage"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nBad header\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 9_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 9_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"GET /actuator/health HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/9.9\r\n\r\n",
+        b"POST /api/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nxx\r\n",
+        b"POST /api/login HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\n"
+        b"Content-Length: 4\r\n\r\n{  }",
+    ],
+    ids=[
+        *("tls", "header", "version", "long line", "long header", "two lengths"),
+        *("second request", "chunk", "compression"),
+    ],
+)
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+async def test_nobody_fills_the_log_with_what_is_not_http(
+    world: World, sent: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure(debug=False, as_json=False)
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(world.nobody.url).port)
+    writer.write(sent)
+    async with asyncio.timeout(30):
+        answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+    assert b" 400 Bad Request\r\n" in answer
+    assert capsys.readouterr().err == ""

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 
 from tests.chat_api.world import World
 
@@ -281,3 +283,40 @@ async def test_a_header_of_bytes_that_are_no_text_is_refused(
 
     assert answer.startswith(f"HTTP/1.1 {status} ".encode())
     assert msgspec.json.decode(answer.partition(b"\r\n\r\n")[2]) == error
+
+
+@pytest.mark.parametrize(
+    ("headers", "body"),
+    [
+        (b"Content-Length: 40\r\n", b"{"),
+        (b"Transfer-Encoding: chunked\r\n", b"10\r\n{"),
+        (b"Content-Encoding: gzip\r\nContent-Length: 2\r\n", b"{}"),
+    ],
+    ids=["shorter than said", "without an end", "not compressed"],
+)
+async def test_a_body_that_is_not_as_its_headers_say_is_the_clients_mistake(
+    world: World, headers: bytes, body: bytes
+) -> None:
+    host, port = world.api.url.removeprefix("http://").split(":")
+    lines: asyncio.Queue[EventDict] = asyncio.Queue()
+
+    def note(logger: object, method: str, entry: EventDict) -> EventDict:
+        lines.put_nowait(entry)
+        return entry
+
+    with capture_logs([note]):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /api/login HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n")
+        writer.write(headers + b"\r\n")
+        async with asyncio.timeout(30):
+            assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(body)
+        writer.write_eof()
+        async with asyncio.timeout(30):
+            await reader.read()
+            while (line := await lines.get()).get("path") != "/api/login":
+                pass
+        writer.close()
+        await writer.wait_closed()
+
+    assert (line["event"], line["status"]) == ("Request", 400)
