@@ -35,7 +35,7 @@ from reverb_py.settings import Settings
 
 __all__ = ["PATIENCE", "PusherClient", "TestServer", "serving"]
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds after which what a test waits for is taken not to come."""
 
 _APP = App(
@@ -64,7 +64,7 @@ async def serving(
             "apps": Apps(apps or [_APP]),
             "host": "127.0.0.1",
             "port": 0,
-            "shutdown_seconds": PATIENCE,
+            "shutdown_seconds": 10.0,
             **settings,
         }
     )

@@ -84,7 +84,7 @@ class RealtimeReceiver:
             self._runner = None
 
     async def until(self, is_enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(10), self._news:
+        async with asyncio.timeout(60), self._news:
             await self._news.wait_for(is_enough)
 
     async def hears(self, count: int) -> list[Received]:

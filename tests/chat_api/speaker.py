@@ -59,7 +59,7 @@ class Speaker:
 
 @asynccontextmanager
 async def relaying(
-    settings: Settings, receiver: RealtimeReceiver, backoff: Backoff = PATIENTLY, drain: float = 5
+    settings: Settings, receiver: RealtimeReceiver, backoff: Backoff = PATIENTLY, drain: float = 60
 ) -> AsyncIterator[Speaker]:
     speaker = Speaker(settings.database_url)
     async with speaker.speaking(receiver, backoff, drain):

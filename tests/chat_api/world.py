@@ -71,7 +71,7 @@ class World:
         async with AsyncExitStack() as stack:
             api = await stack.enter_async_context(chat_api(settings, backoff))
             session = await stack.enter_async_context(
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20))
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
             )
             nobody = Client(session, api.url)
             ali = await nobody.log_in("ali@example.com")

@@ -9,7 +9,7 @@ import aiohttp
 from tests.end_to_end.test_scripts import Servers, post, serving_both
 from tests.support.pusher_js import PusherJs, pusher_js
 
-_PATIENCE = 30.0
+_PATIENCE = 60.0
 """Seconds: five of them are the customer's."""
 
 

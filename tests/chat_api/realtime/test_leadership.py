@@ -93,7 +93,7 @@ async def test_what_a_process_says_that_does_not_relay_does_not_have_to_wait(
         await receiver_of_x.hears(1)
         async with (
             relaying(settings, receiver_of_x, QUICKLY) as second,
-            asyncio.timeout(20),  # looked up every five seconds, it would take a hundred
+            asyncio.timeout(60),  # looked up every five seconds, it would take a hundred
         ):
             for number in range(2, 22):
                 await second.say("x", str(number))

@@ -161,7 +161,7 @@ async def test_another_process_writing_is_waited_for(store: Store, database: str
 
     def theirs(unit: UnitOfWork) -> str:
         loop.call_soon_threadsafe(has_begun.set)
-        may_end.wait(4)
+        may_end.wait(60)
         return adding("theirs")(unit)
 
     async with opened(database) as other:

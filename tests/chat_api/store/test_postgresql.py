@@ -160,7 +160,7 @@ async def test_a_process_that_is_frozen_while_it_writes_does_not_stop_the_others
 
         asyncio.run(main())
     """
-    impatient = "&options=-c%20idle_in_transaction_session_timeout%3D1s"
+    impatient = "&options=-c%20idle_in_transaction_session_timeout%3D3s"
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-c", script, database + impatient),
@@ -171,7 +171,7 @@ async def test_a_process_that_is_frozen_while_it_writes_does_not_stop_the_others
     )
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             assert await process.stdout.readline() == b"frozen\n"
 
             assert await store.write(lambda unit: add(unit, "free")) == "free"

@@ -170,7 +170,10 @@ async def test_a_running_api_shows_what_goes_on(
         path = f"/api/customer/conversations/{session.body['conversationId']}/messages"
         await customer.post(path, {"content": "Hello?"})
         await world.nobody.get("/nowhere/1")
-        found = await scraped(port)
+        # The relay counts an event after the receiver has it.
+        async with asyncio.timeout(60):
+            while (found := await scraped(port))["chat_relay_events_sent_total",] < 4:
+                pass
         public = await world.nobody.get("/metrics")
 
     assert public.status == 404
@@ -181,7 +184,6 @@ async def test_a_running_api_shows_what_goes_on(
     assert found["chat_direct_messages_total",] == 2
     assert found["chat_logins_failed_total",] == 1
     assert found["chat_relay_leads",] == 1
-    assert found["chat_relay_events_sent_total",] >= 4
     assert found["chat_relay_failures_total",] == 0
     assert found["chat_outbox_events", "refused"] == 0
     assert found["chat_support_conversations", "QUEUED"] == 1
@@ -200,7 +202,7 @@ async def test_what_waits_for_the_realtime_server_is_shown(
         port = URL(world.api.metrics_url).port
         await receiver.go_down()
         await world.ali.post("/api/chats/1/messages", {"content": "x", "tempId": "x"})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not (found := await scraped(port))["chat_relay_failures_total",]:
                 pass
 

@@ -28,7 +28,7 @@ class SlowHasher(PasswordHasher):
             self.checked.append(hash)
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-        self.let_go.wait(10)
+        self.let_go.wait(60)
         with self._lock:
             self._now -= 1
         return super().verify(hash, password)

@@ -55,7 +55,7 @@ class Post:
 
     @asynccontextmanager
     async def delivering(
-        self, retries: Retries = RETRIES, *, drain: float = 10, patience: float = 10
+        self, retries: Retries = RETRIES, *, drain: float = 60, patience: float = 60
     ) -> AsyncIterator[PushDelivery]:
         async with FcmClient(self.account, self.google.url, self.clock, timeout=patience) as fcm:
             # Halfway between the shortest and the longest wait of each attempt.

@@ -136,7 +136,7 @@ class FakeGoogle:
         self._valid_tokens.clear()
 
     async def until(self, is_enough: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20), self._news:
+        async with asyncio.timeout(60), self._news:
             await self._news.wait_for(is_enough)
 
     async def delivers(self, count: int) -> list[Any]:

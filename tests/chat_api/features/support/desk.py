@@ -129,7 +129,7 @@ async def desk_at(
     """Run an API with these settings."""
     async with (
         chat_api(settings, timing=timing) as api,
-        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session,
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session,
     ):
         yield Desk(api, settings, receiver, Client(session, api.url))
 
