@@ -57,7 +57,8 @@ class PostgresqlServer:
         self._numbers = count(1)
 
     def url(self, database: str) -> str:
-        return f"postgresql://postgres@/{database}?host={self._folder}"
+        """Return where a database is; that the machine is busy is no reason not to get there."""
+        return f"postgresql://postgres@/{database}?host={self._folder}&connect_timeout=60"
 
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run one statement, in a session and a transaction of its own, and return its rows."""
