@@ -3,8 +3,9 @@ The task that pays what the outbox owes.
 
 Events go out in commit order, one request at a time, so those of a channel can never overtake each
 other; a request carries up to ten, which is also how a backlog is worked off quickly. An event
-leaves the outbox only after the server took it, so a crash at any point loses nothing: at worst the
-same events are sent again, under the keys by which the server knows them.
+leaves the outbox only after the server took it, and while the next are sent, so a crash at any
+point loses nothing: at worst up to a hundred events are sent again, in their order and under the
+keys by which the server knows them.
 
 A server that was away has lost its clients, and what is published before they are back reaches
 nobody. For a while after its return, what is owed to a channel therefore waits until somebody
@@ -37,6 +38,7 @@ _log = structlog.get_logger("chat_api.relay")
 _FETCH = 200  # events read from the outbox at once
 _SAFETY_POLL = 5.0  # seconds; wakes by commit are the rule, this covers other processes' writes
 _REMIND_EVERY = 60.0  # seconds between warnings while the server stays away
+_MOST_UNSETTLED = 100  # events that the server has and the outbox may still hold
 _MOST_ASKED_SINGLY = 10  # channels; for more, the whole list is one request
 _NOBODY_IS = -math.inf  # expected back
 
@@ -96,8 +98,7 @@ class Relay:
         self._moved_at = 0.0
         self._sent = 0
         self._failed = 0
-        self._taken: Sequence[int] = ()
-        """Events of the last request that the server has and the outbox may still hold."""
+        self._settlement = _Settlement(outbox)
 
     def wake(self) -> None:
         """Say that the outbox may hold something new."""
@@ -171,6 +172,9 @@ class Relay:
                 await self._relay_what_is_owed()
         finally:
             self._leads = False
+            # So that nobody sends again what was taken. If that fails, it is what a crash does.
+            with suppress(Exception):
+                await self._settlement.finish()
 
     async def _relay_what_is_owed(self) -> None:
         try:
@@ -195,7 +199,7 @@ class Relay:
         from the oldest event to the newest: within such a sweep, either all events of a channel go
         out or none does, so none can overtake another.
         """
-        await self._settle_taken()
+        await self._settlement.finish()
         passed = 0
         waiting: set[str] = set()
         while True:
@@ -213,14 +217,17 @@ class Relay:
                 passed = events[-1].id
             if len(events) == _FETCH and not self._listeners.are_all_away:
                 continue
+            if waiting and self._listeners.next_look() <= 0:
+                await self._settlement.finish()  # as what is in the outbox will be read again
+                if await self._listeners.look(waiting):
+                    passed, waiting = 0, set()
+                continue
+            await self._settlement.finish(or_when=self._awake)
+            if self._awake.is_set():
+                continue
             if not waiting:
-                if self._awake.is_set():
-                    continue
                 return
-            if (pause := self._listeners.next_look()) > 0:
-                await self._sleep(pause)
-            elif await self._listeners.look(waiting):
-                passed, waiting = 0, set()
+            await self._sleep(self._listeners.next_look())
 
     async def _sleep(self, seconds: float) -> None:
         """Have nothing to do until somebody calls, for so long at most."""
@@ -234,7 +241,7 @@ class Relay:
     async def _without_expired(self, events: Sequence[OwedEvent]) -> Sequence[OwedEvent]:
         now = self._clock()
         if expired := [event.id for event in events if event.has_expired(now)]:
-            await self._outbox.settle(expired)
+            await self._settlement.add(expired)
         return [event for event in events if not event.has_expired(now)]
 
     async def _send(self, events: Sequence[OwedEvent]) -> None:
@@ -261,14 +268,7 @@ class Relay:
         self._sent += len(batch)
         self._moved_at = _now()
         self._server_is_back()
-        self._taken = [event.id for event in batch]
-        await self._settle_taken()
-
-    async def _settle_taken(self) -> None:
-        # Until this has succeeded nothing else is sent, and above all not the same again.
-        if self._taken:
-            await self._outbox.settle(self._taken)
-            self._taken = ()
+        await self._settlement.add([event.id for event in batch])
 
     async def _set_aside(self, event: OwedEvent, refusal: Refused) -> None:
         self._failed += 1
@@ -302,6 +302,66 @@ class Relay:
         if self._warned_at is not None:
             self._warned_at = None
             _log.info("The realtime server takes events again", server=self._reverb.address)
+
+
+class _Settlement:
+    """
+    Takes out of the outbox what need not be sent any more, while other things are done.
+
+    One unit of work at a time; the next takes whatever has come together meanwhile.
+    """
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._ids: list[int] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def add(self, ids: Sequence[int]) -> None:
+        """
+        Take these out soon; waits only when too many are left.
+
+        Raises what the store raised for any of them so far. Nothing may be sent then until `finish`
+        has succeeded, above all not the same again.
+        """
+        self._ids += ids
+        if self._task is not None and self._task.done():
+            self._end()
+        if self._task is None:
+            self._task = asyncio.create_task(self._settle(), name="settlement")
+        if len(self._ids) >= _MOST_UNSETTLED:
+            await self.finish()
+
+    async def finish(self, or_when: asyncio.Event | None = None) -> None:
+        """
+        Wait until all are out, or something happens before that.
+
+        Raises what the store raises; they are left then, and the next call tries again.
+        """
+        if self._task is None and self._ids:
+            self._task = asyncio.create_task(self._settle(), name="settlement")
+        if self._task is None:
+            return
+        if or_when is None:
+            await asyncio.wait([self._task])
+        else:
+            happens = asyncio.create_task(or_when.wait())
+            try:
+                await asyncio.wait([self._task, happens], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                happens.cancel()
+        if self._task.done():
+            self._end()
+
+    async def _settle(self) -> None:
+        while self._ids:
+            ids = self._ids[:]
+            await self._outbox.settle(ids)
+            del self._ids[: len(ids)]
+
+    def _end(self) -> None:
+        assert self._task is not None, "it has been seen to be done"
+        task, self._task = self._task, None
+        task.result()
 
 
 class _Listeners:

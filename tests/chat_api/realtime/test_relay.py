@@ -391,6 +391,41 @@ async def test_stopping_does_not_wait_for_listeners(
     assert (await relay.outbox_when_closed()).owed == 1
 
 
+async def test_the_next_events_do_not_wait_until_the_last_ones_have_left_the_outbox(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"x"}
+    receiver.answers_late = answer = asyncio.Event()
+    async with relaying(settings, receiver) as relay:
+        said = [await relay.say("x", str(number)) for number in range(150)]
+        async with relay.writing_is_held_up():
+            receiver.answers_late = None
+            answer.set()
+            await relay.until_sent(100)
+            # More than that a crash should not repeat; the last request may have brought ten.
+            assert len(receiver.received) < 110
+        await receiver.hears(150)
+
+    assert [event.name for event in receiver.received] == said
+    assert (await relay.outbox_when_closed()).owed == 0
+
+
+async def test_what_the_server_took_before_a_stop_is_not_sent_again(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"x"}
+    receiver.answers_late = answer = asyncio.Event()
+    async with relaying(settings, receiver, drain=0) as relay:
+        for number in range(50):
+            await relay.say("x", str(number))
+        async with relay.writing_is_held_up():
+            receiver.answers_late = None
+            answer.set()
+            await relay.until_sent(50)
+
+    assert (await relay.outbox_when_closed()).owed == 0
+
+
 # Nothing can be taken out of the outbox then, while everything else still works.
 FULL = {
     "sqlite": [
