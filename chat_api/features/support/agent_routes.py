@@ -13,6 +13,7 @@ from chat_api.features.support.customer_routes import (
     temp_id_of,
 )
 from chat_api.features.support.customers import MAX_NAME
+from chat_api.features.support.messages import Draft, Messages
 from chat_api.features.support.queue import Queue
 from chat_api.features.support.rules import (
     TAKEN,
@@ -28,7 +29,6 @@ from chat_api.features.support.service import (
     MAX_CHANNEL,
     MAX_REASON,
     Conversations,
-    Draft,
     Wanted,
 )
 from chat_api.features.support.views import (
@@ -39,6 +39,7 @@ from chat_api.features.support.views import (
     QueueView,
     conversation_view,
     message_view,
+    offset_of,
     queue_entry,
 )
 from chat_api.kernel.clock import Clock
@@ -57,7 +58,6 @@ __all__ = ["agent_routes"]
 
 _MAX_PAGE: Final = 100
 _MAX_CONVERSATIONS: Final = 500
-_MAX_OFFSET: Final = 1_000_000
 
 _AgentId = Annotated[
     str | None,
@@ -134,7 +134,7 @@ class CloseInput(msgspec.Struct, frozen=True):
 
 
 def agent_routes(
-    conversations: Conversations, queue: Queue, clock: Clock
+    conversations: Conversations, messages: Messages, queue: Queue, clock: Clock
 ) -> tuple[Route[Any], ...]:
     """Return what agents' apps ask."""
 
@@ -166,7 +166,7 @@ def agent_routes(
 
     async def show_queue(call: Call[QueueQuery]) -> Answer:
         page, size = call.input.page, call.input.size
-        offset = _offset(page, size, most=_MAX_PAGE)
+        offset = offset_of(page, size, most=_MAX_PAGE)
         party = await party_of(call)
         waiting = await queue.page(party.domains, limit=size, offset=offset)
         now = clock()
@@ -183,7 +183,7 @@ def agent_routes(
     async def show_conversations(call: Call[ConversationsQuery]) -> Answer:
         """Agents see their own, supervisors those of all agents of the request's tenants."""
         given = call.input
-        offset = _offset(given.page, given.size, most=_MAX_CONVERSATIONS)
+        offset = offset_of(given.page, given.size, most=_MAX_CONVERSATIONS)
         party = await party_of(call)
         agent_id = given.agent_id or (party.id if party.role is Role.AGENT else None)
         page = await conversations.listing(
@@ -218,10 +218,10 @@ def agent_routes(
         limit = call.input.limit
         if not 1 <= limit <= MAX_MESSAGES:
             raise Unprocessable(f"limit must be from 1 to {MAX_MESSAGES}.")
-        messages = await conversations.messages(
+        latest = await messages.latest(
             await party_of(call), call.path["conversation_id"], limit=limit
         )
-        return Answer([message_view(message) for message in messages])
+        return Answer([message_view(message) for message in latest])
 
     async def send(call: Call[AgentMessageInput]) -> Answer:
         """
@@ -230,7 +230,7 @@ def agent_routes(
         An `Idempotency-Key` does what `tempId` does.
         """
         given = call.input
-        stored = await conversations.send(
+        stored = await messages.send(
             await party_of(call, given.agent_id),
             call.path["conversation_id"],
             Draft(given.content, temp_id_of(call), given.kind, given.metadata),
@@ -368,14 +368,6 @@ def agent_routes(
 
 def _conversation(conversation: Conversation) -> Answer:
     return Answer(conversation_view(conversation))
-
-
-def _offset(page: int, size: int, *, most: int) -> int:
-    if not 1 <= size <= most:
-        raise Unprocessable(f"size must be from 1 to {most}.")
-    if not 0 <= page <= _MAX_OFFSET // size:
-        raise Unprocessable(f"page must be from 0 to {_MAX_OFFSET // size}.")
-    return page * size
 
 
 def _statuses(text: str) -> frozenset[Status]:

@@ -6,15 +6,9 @@ import msgspec
 
 from chat_api.features.auth.tokens import IssuedToken
 from chat_api.features.support.customers import MAX_FINGERPRINT, MAX_NAME, Visit
+from chat_api.features.support.messages import MAX_CONTENT, Draft, Messages, Sent
 from chat_api.features.support.rules import AgentAtCapacity, Conversation, Party, Side
-from chat_api.features.support.service import (
-    MAX_CHANNEL,
-    MAX_CONTENT,
-    Conversations,
-    Draft,
-    Sent,
-    Started,
-)
+from chat_api.features.support.service import MAX_CHANNEL, Conversations, Started
 from chat_api.features.support.views import (
     ConversationView,
     MessageView,
@@ -142,7 +136,7 @@ class TextInput(msgspec.Struct, frozen=True, rename={"temp_id": "tempId"}):
     temp_id: _TempId = None
 
 
-def customer_routes(conversations: Conversations) -> tuple[Route[Any], ...]:
+def customer_routes(conversations: Conversations, messages: Messages) -> tuple[Route[Any], ...]:
     """Return what customers' apps ask."""
 
     async def party_of(call: Call[Any]) -> Party:
@@ -185,10 +179,10 @@ def customer_routes(conversations: Conversations) -> tuple[Route[Any], ...]:
         limit = call.input.limit
         if not 1 <= limit <= MAX_MESSAGES:
             raise Unprocessable(f"limit must be from 1 to {MAX_MESSAGES}.")
-        messages = await conversations.messages(
+        latest = await messages.latest(
             await party_of(call), call.path["conversation_id"], limit=limit
         )
-        return Answer([message_view(message) for message in messages])
+        return Answer([message_view(message) for message in latest])
 
     async def send_as(call: Call[MessageInput]) -> Answer:
         """
@@ -197,7 +191,7 @@ def customer_routes(conversations: Conversations) -> tuple[Route[Any], ...]:
         An app that makes up its customers' ids may use its own from the first message on.
         """
         given = call.input
-        stored = await conversations.send(
+        stored = await messages.send(
             await party_of(call),
             call.path["conversation_id"],
             Draft(given.content, temp_id_of(call), given.kind, given.metadata),
@@ -210,7 +204,7 @@ def customer_routes(conversations: Conversations) -> tuple[Route[Any], ...]:
     async def send(call: Call[TextInput]) -> Answer:
         """An `Idempotency-Key` does what `tempId` does."""
         given = call.input
-        stored = await conversations.send(
+        stored = await messages.send(
             await party_of(call),
             call.path["conversation_id"],
             Draft(given.content, temp_id_of(call), metadata=given.metadata),

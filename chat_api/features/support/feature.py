@@ -16,10 +16,12 @@ from chat_api.features.support.customer_routes import customer_routes
 from chat_api.features.support.customers import Customers, Visit
 from chat_api.features.support.events import EVENTS
 from chat_api.features.support.live_agent_routes import live_agent_routes
+from chat_api.features.support.messages import Messages
 from chat_api.features.support.queue import INTERVAL, Queue
 from chat_api.features.support.retention import Retention
 from chat_api.features.support.rules import Party, Role, Standing
 from chat_api.features.support.service import Conversations, Limits
+from chat_api.features.support.transitions import Transitions
 from chat_api.features.tenants.service import Tenants
 from chat_api.kernel.callers import Caller, Identity, Participant
 from chat_api.kernel.clock import Clock
@@ -59,6 +61,7 @@ class Support:
     """Support conversations, put together."""
 
     conversations: Conversations
+    messages: Messages
     agents: Agents
     queue: Queue
     attendance: Attendance
@@ -89,15 +92,28 @@ class Support:
         """
         agents = Agents(store, devices, clock)
         queue = Queue(store, broadcaster, clock, interval=timing.snapshots)
-        conversations = Conversations(
+        transitions = Transitions(
+            broadcaster, clock, agents=agents, queue=queue, capacity=limits.conversations_by_agent
+        )
+        messages = Messages(
             store,
             broadcaster,
+            clock,
+            transitions=transitions,
+            queue=queue,
+            pushes=pushes,
+            throttle=limits.messages,
+        )
+        conversations = Conversations(
+            store,
             clock,
             tenants=tenants,
             tokens=tokens,
             customers=Customers(clock, secret),
             agents=agents,
             queue=queue,
+            transitions=transitions,
+            messages=messages,
             pushes=pushes,
             limits=limits,
         )
@@ -109,17 +125,17 @@ class Support:
             told_after=timedelta(seconds=timing.told_after),
         )
         retention = None if keep_for is None else Retention(store, clock, keep_for=keep_for)
-        return cls(conversations, agents, queue, attendance, retention, clock)
+        return cls(conversations, messages, agents, queue, attendance, retention, clock)
 
     def feature(self, webhooks: Webhooks) -> Feature:
         """Return the feature, having it told by `webhooks` who comes and goes."""
         self.attendance.listen_to(webhooks)
-        conversations = self.conversations
+        conversations, messages = self.conversations, self.messages
         return Feature(
             (
-                *customer_routes(conversations),
-                *agent_routes(conversations, self.queue, self.clock),
-                *live_agent_routes(conversations, self.agents),
+                *customer_routes(conversations, messages),
+                *agent_routes(conversations, messages, self.queue, self.clock),
+                *live_agent_routes(conversations, messages, self.agents),
             ),
             (
                 ChannelRule("private-conversation.{id}", self._may_hear, _CONCERNED),
@@ -137,7 +153,7 @@ class Support:
                 "takes them. Customers need no account: they get a token with their conversation."
             ),
             events=EVENTS,
-            measures=conversations.measures(),
+            measures=(*conversations.measures(), *messages.measures()),
         )
 
     @asynccontextmanager

@@ -6,6 +6,7 @@ import msgspec
 
 from chat_api.features.support.agents import AGENT_STATUSES, Agents
 from chat_api.features.support.customers import MAX_NAME, Visit
+from chat_api.features.support.messages import MAX_CONTENT, Draft, Messages
 from chat_api.features.support.rules import (
     TAKEN,
     Agent,
@@ -17,7 +18,8 @@ from chat_api.features.support.rules import (
     Side,
     Status,
 )
-from chat_api.features.support.service import MAX_CONTENT, Conversations, Draft, Wanted
+from chat_api.features.support.service import Conversations, Wanted
+from chat_api.features.support.views import offset_of
 from chat_api.kernel.clock import wire_time
 from chat_api.kernel.errors import Conflict, Forbidden, Gone, NotFound, TooMany, Unprocessable
 from chat_api.kernel.routes import Answer, Call, Example, Header, NoInput, Route, stated
@@ -38,7 +40,6 @@ _SENDER_TYPES: Final = {side: word for word, side in _SIDES.items()}
 
 _MAX_SESSIONS: Final = 100
 _MAX_MESSAGES: Final = 200
-_MAX_OFFSET: Final = 1_000_000
 
 _Time = Annotated[str, stated("ISO 8601, in UTC.", format="date-time")]
 _MaybeTime = Annotated[str | None, stated("ISO 8601, in UTC.", format="date-time")]
@@ -220,7 +221,9 @@ class AgentState(msgspec.Struct, frozen=True):
     updated_at: _Time
 
 
-def live_agent_routes(conversations: Conversations, agents: Agents) -> tuple[Route[Any], ...]:
+def live_agent_routes(
+    conversations: Conversations, messages: Messages, agents: Agents
+) -> tuple[Route[Any], ...]:
     """Return what live-agent apps, and the portals in front of them, ask."""
 
     async def party_of(
@@ -259,7 +262,9 @@ def live_agent_routes(conversations: Conversations, agents: Agents) -> tuple[Rou
     async def show_sessions(call: Call[SessionsQuery]) -> Answer:
         """Agents see theirs and those that wait, supervisors all of their tenants, users theirs."""
         given = call.input
-        offset = _offset(given.page, given.per_page, most=_MAX_SESSIONS)
+        offset = offset_of(
+            given.page, given.per_page, most=_MAX_SESSIONS, first=1, size_name="per_page"
+        )
         if given.status is not None and given.status not in _STATUSES:
             raise Unprocessable(f"status must be one of {', '.join(_STATUSES)}.")
         wanted = Wanted() if given.status is None else _STATUSES[given.status]
@@ -341,7 +346,7 @@ def live_agent_routes(conversations: Conversations, agents: Agents) -> tuple[Rou
         if given.sender_type is not None and given.sender_type not in _SIDES:
             raise Unprocessable(f"sender_type must be one of {', '.join(_SIDES)}.")
         side = None if given.sender_type is None else _SIDES[given.sender_type]
-        sent = await conversations.send(
+        sent = await messages.send(
             await party_of(call),
             given.session_id,
             Draft(given.message_text, call.idempotency_key),
@@ -364,8 +369,10 @@ def live_agent_routes(conversations: Conversations, agents: Agents) -> tuple[Rou
 
     async def show_messages(call: Call[MessagesQuery]) -> Answer:
         given = call.input
-        offset = _offset(given.page, given.per_page, most=_MAX_MESSAGES)
-        page = await conversations.page(
+        offset = offset_of(
+            given.page, given.per_page, most=_MAX_MESSAGES, first=1, size_name="per_page"
+        )
+        page = await messages.page(
             await party_of(call),
             call.path["session_id"],
             limit=given.per_page,
@@ -578,8 +585,4 @@ def _message_row(message: Message) -> MessageRow:
 
 
 def _offset(page: int, per_page: int, *, most: int) -> int:
-    if not 1 <= per_page <= most:
-        raise Unprocessable(f"per_page must be from 1 to {most}.")
-    if not 1 <= page <= _MAX_OFFSET // per_page:
-        raise Unprocessable(f"page must be from 1 to {_MAX_OFFSET // per_page}.")
-    return (page - 1) * per_page
+    return offset_of(page, per_page, most=most, first=1, size_name="per_page")

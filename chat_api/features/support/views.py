@@ -1,16 +1,18 @@
-"""Support conversations on the wire, in the words of customers' and agents' apps."""
+"""Support conversations on the wire, in the words of customers' and agents' apps, and paging."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from chat_api.features.support.rules import Agent, Conversation, Customer, Message, Side, Status
 from chat_api.kernel.clock import precise_wire_time
+from chat_api.kernel.errors import Unprocessable
 from chat_api.kernel.routes import stated
 
 __all__ = [
+    "MAX_OFFSET",
     "AgentView",
     "BootView",
     "ChatMessage",
@@ -28,8 +30,12 @@ __all__ = [
     "conversation_view",
     "customer_view",
     "message_view",
+    "offset_of",
     "queue_entry",
 ]
+
+MAX_OFFSET: Final = 1_000_000
+"""Entries that a list can be paged through."""
 
 _Time = Annotated[str, stated("ISO 8601, in UTC.", format="date-time")]
 _Status = Annotated[str, stated(enum=[status.value for status in Status])]
@@ -225,3 +231,20 @@ def queue_entry(conversation: Conversation, now: datetime) -> QueueEntry:
         queued_at=precise_wire_time(conversation.queued_at),
         preview=conversation.preview or UNSET,
     )
+
+
+def offset_of(page: int, size: int, *, most: int, first: int = 0, size_name: str = "size") -> int:
+    """
+    Return how many entries come before a page of a list.
+
+    `most` is how large a page may be, `first` the number of the first one, `size_name` what the app
+    calls its size.
+
+    Raises:
+        Unprocessable: The size, or the number of the page, is out of bounds.
+    """
+    if not 1 <= size <= most:
+        raise Unprocessable(f"{size_name} must be from 1 to {most}.")
+    if not first <= page <= MAX_OFFSET // size:
+        raise Unprocessable(f"page must be from {first} to {MAX_OFFSET // size}.")
+    return (page - first) * size
