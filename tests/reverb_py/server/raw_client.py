@@ -41,6 +41,7 @@ __all__ = [
     "request",
     "request_with_long_answer",
     "serves",
+    "stop_time",
     "text",
     "turns_until",
     "websocket",
@@ -335,6 +336,13 @@ async def request_with_long_answer(server: TestServer, occupant: PusherClient) -
 def hub_behind(server: TestServer) -> Hub:
     """Return the state of the server's first app, for what can't be seen from outside."""
     return next(iter(server._running.hubs))
+
+
+def stop_time(server: TestServer) -> None:
+    """Have no time pass for what the server's first app allows in a second."""
+    hub = hub_behind(server)
+    now = hub.clock()
+    hub.clock = lambda: now
 
 
 async def turns_until(condition: Callable[[], bool]) -> int:

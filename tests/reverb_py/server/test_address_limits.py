@@ -19,6 +19,7 @@ from tests.reverb_py.server.raw_client import (
     frame,
     handshake,
     request,
+    stop_time,
     text,
     websocket,
 )
@@ -170,6 +171,7 @@ async def test_client_events_of_one_address_are_counted_together() -> None:
     ).decode()
     event = '{"event":"client-x","channel":"private-room","data":1}'
     async with serving(app) as server, server.connected() as one, server.connected() as two:
+        stop_time(server)
         for client in (one, two):
             await client.subscribe("private-room")
         for _ in range(2):

@@ -14,6 +14,7 @@ from tests.reverb_py.server.raw_client import (
     RawClient,
     connected_socket,
     error_json,
+    stop_time,
     text,
     websocket,
 )
@@ -641,6 +642,7 @@ async def test_an_app_may_take_client_events_from_all_its_clients() -> None:
 
 
 async def test_more_than_ten_client_events_in_a_second_are_refused(server: TestServer) -> None:
+    stop_time(server)
     async with websocket(server) as sender, websocket(server) as receiver:
         await subscribe(sender, "private-a")
         await subscribe(receiver, "private-a")

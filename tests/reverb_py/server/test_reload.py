@@ -17,6 +17,7 @@ from tests.reverb_py.server.raw_client import (
     frame,
     handshake,
     serves,
+    stop_time,
     text,
     websocket,
 )
@@ -49,6 +50,7 @@ async def test_connections_of_an_app_that_stays_are_kept_with_their_channels() -
 
 async def test_new_limits_hold_for_connections_that_stay() -> None:
     async with serving(APP) as server, server.connected() as client:
+        stop_time(server)
         await client.subscribe("private-room")
         await client.send('{"event":"client-x","channel":"private-room"}')
 
