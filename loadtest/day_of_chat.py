@@ -27,7 +27,8 @@ from typing import Any
 import click
 import orjson
 from argon2 import PasswordHasher
-from report import describe_machine, table, write_into_document
+from machine import describe_machine, processor_seconds
+from report import table, write_into_document
 
 from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
@@ -44,7 +45,6 @@ NEAR_ENOUGH = 0.1
 """How far from half the second load may be."""
 PASSWORD = "a password for a day"
 CHEAP_HASHER = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 Environment = Mapping[str, str]
 
@@ -168,12 +168,6 @@ def wait_until_up(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
     raise BrokenError(f"{log.stem} did not start:\n{log.read_text()}")
 
 
-def processor_seconds(pid: int) -> float:
-    """Return the processor time that a process has used so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / CLOCK_TICKS
-
-
 def run_locust(
     environment: Environment, folder: Path, seconds: float, pause: float, pids: Mapping[str, int]
 ) -> Figures:
@@ -186,7 +180,7 @@ def run_locust(
         *("--run-time", f"{seconds:.0f}s", "--reset-stats", "--pause", str(pause)),
         *("--only-summary", "--json-file", str(folder / "stats")),
     ]
-    before = {name: processor_seconds(pid) for name, pid in pids.items()}
+    before = {name: sum(processor_seconds(pid)) for name, pid in pids.items()}
     with (folder / "locust.log").open("wb") as output:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -196,7 +190,9 @@ def run_locust(
     elapsed = time.monotonic() - started
     if process.returncode:
         raise BrokenError(f"locust says:\n{(folder / 'locust.log').read_text()}")
-    cores = {name: (processor_seconds(pid) - before[name]) / elapsed for name, pid in pids.items()}
+    cores = {
+        name: (sum(processor_seconds(pid)) - before[name]) / elapsed for name, pid in pids.items()
+    }
     cores["the load"] = usage / elapsed
     return read_figures(orjson.loads((folder / "stats.json").read_bytes()), cores)
 

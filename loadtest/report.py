@@ -1,40 +1,11 @@
-"""What every measurement writes: the machine it ran on, aligned tables, sections of documents."""
+"""What every measurement writes: aligned tables, and sections of documents."""
 
-import os
-import platform
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 
 import click
 
-__all__ = ["describe_machine", "table", "write_into_document"]
-
-
-def describe_machine(cores: tuple[int, int] | None) -> dict[str, str]:
-    """Return what the figures depend on and the figures do not say."""
-    model = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    pinned = f"server on core {cores[0]}, load on core {cores[1]}" if cores else "nothing pinned"
-    try:
-        event_loop = f"uvloop {metadata.version('uvloop')}"
-    except metadata.PackageNotFoundError:
-        event_loop = "asyncio"
-    try:
-        distribution = platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        distribution = platform.system()
-    return {
-        "processor": model,
-        "cores": f"{os.cpu_count()} cores ({pinned})",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{distribution}, kernel {platform.release()}",
-        "event_loop": event_loop,
-        "other_load": f"load average {os.getloadavg()[0]:.1f} at the start",
-    }
+__all__ = ["table", "write_into_document"]
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

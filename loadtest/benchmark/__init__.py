@@ -1,0 +1,1 @@
+"""What bench.py measures, against whom, and what it says about it."""

@@ -1,0 +1,1 @@
+"""The load that bench.py puts on a server, in a process of its own."""
