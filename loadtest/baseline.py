@@ -4,7 +4,8 @@ The two servers that `bench.py` measures reverb_py against, each started as a ch
 `websockets` is a broadcast server as most people would write it: `websockets.asyncio.server` with
 its `broadcast()`, aiohttp beside it for the publishes, orjson and uvloop under both. It checks the
 same signatures as reverb_py and every setting is the library's default, except that compression and
-the access log are off, which is in its favour.
+the access log are off, which is in its favour. It knows presence channels and client events, too,
+and counts nobody's limits.
 
 `raw` is the limit for anyone who sends one message per system call: one `write()` for each
 subscriber in a plain loop, with no protocol at all. A connection's first byte says what it is:
@@ -50,6 +51,7 @@ class BroadcastServer:
         self._key = key
         self._secret = secret.encode()
         self._channels: dict[str, set[ServerConnection]] = {}
+        self._members: dict[str, dict[str, object]] = {}
 
     async def run(self, port: int, http_port: int) -> None:
         """Serve WebSocket connections on one port and HTTP on the other until cancelled."""
@@ -70,30 +72,74 @@ class BroadcastServer:
             return
         socket_id = f"{random.randrange(10**9)}.{random.randrange(10**9)}"
         established = orjson.dumps({"socket_id": socket_id, "activity_timeout": 30}).decode()
-        joined: set[str] = set()
+        joined: dict[str, str | None] = {}
         try:
             await self._send(connection, "pusher:connection_established", established)
             async for text in connection:
                 message = orjson.loads(text)
                 match message["event"]:
                     case "pusher:subscribe":
-                        channel = message["data"]["channel"]
-                        auth = message["data"].get("auth", "")
-                        if self._may_subscribe(socket_id, channel, auth):
-                            self._channels.setdefault(channel, set()).add(connection)
-                            joined.add(channel)
-                            event = "pusher_internal:subscription_succeeded"
-                            await self._send(connection, event, "{}", channel=channel)
-                        else:
-                            error = {"code": None, "message": "Connection is unauthorized"}
-                            await self._send(connection, "pusher:error", error)
+                        await self._subscribe(connection, socket_id, message["data"], joined)
+                    case "pusher:unsubscribe":
+                        self._leave(connection, message["data"]["channel"], joined)
                     case "pusher:ping":
                         await self._send(connection, "pusher:pong", "{}")
+                    case event if event.startswith("client-") and message["channel"] in joined:
+                        channel = message["channel"]
+                        relayed = {"event": event, "channel": channel, "data": message["data"]}
+                        others = self._channels[channel] - {connection}
+                        broadcast(others, orjson.dumps(relayed), text=True)
         except ConnectionClosed:
             pass
         finally:
-            for channel in joined:
-                self._channels[channel].discard(connection)
+            for channel in tuple(joined):
+                self._leave(connection, channel, joined)
+
+    async def _subscribe(
+        self,
+        connection: ServerConnection,
+        socket_id: str,
+        wanted: dict[str, str],
+        joined: dict[str, str | None],
+    ) -> None:
+        channel, auth = wanted["channel"], wanted.get("auth", "")
+        channel_data = wanted.get("channel_data", "")
+        if not self._may_subscribe(socket_id, channel, auth, channel_data):
+            error = {"code": None, "message": "Connection is unauthorized"}
+            await self._send(connection, "pusher:error", error)
+            return
+        user_id, data = None, "{}"
+        subscribers = self._channels.setdefault(channel, set())
+        if channel.startswith("presence-"):
+            member = orjson.loads(channel_data)
+            user_id = member["user_id"]
+            members = self._members.setdefault(channel, {})
+            members[user_id] = member.get("user_info")
+            presence = {"count": len(members), "ids": list(members), "hash": members}
+            data = orjson.dumps({"presence": presence}).decode()
+            self._tell(subscribers, "pusher_internal:member_added", channel, member)
+        event = "pusher_internal:subscription_succeeded"
+        subscribers.add(connection)
+        joined[channel] = user_id
+        await self._send(connection, event, data, channel=channel)
+
+    def _leave(
+        self, connection: ServerConnection, channel: str, joined: dict[str, str | None]
+    ) -> None:
+        user_id = joined.pop(channel)
+        subscribers = self._channels[channel]
+        subscribers.discard(connection)
+        if user_id is not None:
+            # One connection for each user is all that is asked of it.
+            del self._members[channel][user_id]
+            event = "pusher_internal:member_removed"
+            self._tell(subscribers, event, channel, {"user_id": user_id})
+
+    def _tell(
+        self, subscribers: set[ServerConnection], event: str, channel: str, data: object
+    ) -> None:
+        message = {"event": event, "channel": channel, "data": orjson.dumps(data).decode()}
+        broadcast(subscribers, orjson.dumps(message), text=True)
 
     async def publish(self, request: web.Request) -> web.Response:
         """Answer `POST /apps/{id}/events`: check the signature, broadcast, answer `{}`."""
@@ -115,10 +161,13 @@ class BroadcastServer:
     ) -> None:
         await connection.send(orjson.dumps({"event": event, **extra, "data": data}), text=True)
 
-    def _may_subscribe(self, socket_id: str, channel: str, auth: str) -> bool:
-        if not channel.startswith("private-"):
+    def _may_subscribe(self, socket_id: str, channel: str, auth: str, channel_data: str) -> bool:
+        if not channel.startswith(("private-", "presence-")):
             return True
-        signature = hmac.digest(self._secret, f"{socket_id}:{channel}".encode(), "sha256").hex()
+        text = f"{socket_id}:{channel}"
+        if channel_data:
+            text += f":{channel_data}"
+        signature = hmac.digest(self._secret, text.encode(), "sha256").hex()
         return hmac.compare_digest(auth.encode(), f"{self._key}:{signature}".encode())
 
     def _is_signed(self, request: web.Request, body: bytes) -> bool:

@@ -7,18 +7,21 @@ Three contenders, each started afresh for every measurement, on one core, with t
     baseline    websockets' broadcast() with aiohttp beside it, see baseline.py
     raw         one write() for each subscriber in a plain loop, see baseline.py
 
+One scenario has one worker of this project and two instead, joined by a Redis of their own.
+
 Everything runs in one go and the contenders take turns within each scenario, because machines are
 noisy: read the ratios, not the figures. A scenario is one entry of `SCENARIOS` and one job of
 the generator.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 import orjson
-from benchmark.contenders import CONTENDERS
+from benchmark.contenders import CONTENDERS, NO_REDIS, redis_program
 from benchmark.report import ratios_in_markdown, raw_result, write_report
 from benchmark.run import Bench
 from benchmark.scenarios import SCENARIOS, Options
@@ -29,7 +32,7 @@ RESERVED_DESCRIPTORS = 200
 
 EXAMPLES = """\b
 Examples:
-  python loadtest/bench.py                          everything, about three minutes
+  python loadtest/bench.py                          everything, about seven minutes
   python loadtest/bench.py --quick                  does it work? the figures mean little
   python loadtest/bench.py --only one-publisher --only eight-publishers
   python loadtest/bench.py --only one-publisher --subscribers 10000 --seconds 5
@@ -98,6 +101,7 @@ def main(
         rounds=rounds or (1 if quick else 3),
         connections=300 if quick else 4000,
         idle=500 if quick else 5000,
+        largest=1000 if quick else 10_000,
     )
     if sys.platform != "linux":
         raise click.ClickException("The load is driven by epoll: run this on Linux.")
@@ -109,6 +113,7 @@ def main(
         options.rounds,
         min(options.connections, most),
         min(options.idle, most),
+        min(options.largest, most),
     )
     if allowed != options:
         notes.append(
@@ -118,10 +123,19 @@ def main(
     cores = choose_cores()
     if cores is None:
         notes.append("Only one core: server and load share it, which lowers every figure.")
+    contenders = [each for name, each in CONTENDERS.items() if not names or name in names]
+    if redis_program() is None:
+        contenders = [each for each in contenders if not each.workers]
+        notes.append(f"Workers are not measured: {NO_REDIS}.")
+    elif cores is not None and len(os.sched_getaffinity(0)) == 2:
+        notes.append(
+            "Two cores, one of them for the load: workers share the other with Redis, so that they "
+            "can't be faster than one; read their CPU per delivery."
+        )
     bench = Bench(
         allowed,
         [scenario for scenario in SCENARIOS if not only or scenario.name in only],
-        [contender for name, contender in CONTENDERS.items() if not names or name in names],
+        contenders,
         cores,
         notes,
     )

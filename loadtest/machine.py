@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
 
@@ -10,6 +11,7 @@ __all__ = [
     "child_processes",
     "choose_cores",
     "describe_machine",
+    "listeners",
     "memory_kibibytes",
     "pin",
     "processor_seconds",
@@ -20,10 +22,10 @@ __all__ = [
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def pin(pid: int, core: int | None) -> None:
-    """Keep a process that has just been started on one core."""
-    if core is not None:
-        os.sched_setaffinity(pid, {core})
+def pin(pid: int, cores: Collection[int]) -> None:
+    """Keep a process that has just been started on these cores, if any are given."""
+    if cores:
+        os.sched_setaffinity(pid, cores)
 
 
 def choose_cores() -> tuple[int, int] | None:
@@ -130,3 +132,10 @@ def child_processes(pid: int) -> list[int]:
         ]
     except OSError:
         return []
+
+
+def listeners(port: int) -> list[str]:
+    """Return the kernel's names of the IPv4 sockets that listen on a port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    sockets = (line.split() for line in lines)
+    return [each[9] for each in sockets if each[3] == "0A" and int(each[1][-4:], 16) == port]

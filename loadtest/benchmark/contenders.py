@@ -2,24 +2,31 @@
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import orjson
-from machine import pin
+from machine import child_processes, listeners, pin
 
 from benchmark.scenarios import CHANNEL, DATA, EVENT
 
 LOADTEST = Path(__file__).resolve().parent.parent
 START_TIMEOUT = 15.0
+NO_REDIS = (
+    "redis-server is not installed (Debian and Ubuntu: apt-get install redis-server; macOS: brew "
+    "install redis)"
+)
 
 
 class BrokenError(Exception):
@@ -37,7 +44,9 @@ class App:
     def environment(self) -> dict[str, str]:
         """Return the environment of a server of this app, free of anyone else's settings."""
         inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("REVERB_")
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("REVERB_", "REDIS_"))
         }
         path = os.pathsep.join(filter(None, [str(LOADTEST.parent), inherited.get("PYTHONPATH")]))
         return inherited | {
@@ -50,16 +59,26 @@ class App:
 
 @dataclass(frozen=True)
 class Contender:
-    """A server to measure: its command line for a WebSocket and an HTTP port."""
+    """
+    A server to measure: its command line for a WebSocket and an HTTP port.
+
+    Where it has `workers`, these are so many processes on one port, with a Redis to join them.
+    """
 
     name: str
     command: Callable[[int, int], Sequence[str]]
     has_http_port: bool = False
+    workers: int = 0
 
 
 def reverb_py_command(port: int, http_port: int) -> Sequence[str]:
     """Return the command line of reverb_py."""
     return ["-m", "reverb_py", "start", "--host", "127.0.0.1", "--port", str(port)]
+
+
+def workers_command(workers: int, port: int, http_port: int) -> Sequence[str]:
+    """Return the command line of so many workers of reverb_py."""
+    return [*reverb_py_command(port, http_port), "--workers", str(workers)]
 
 
 def baseline_command(port: int, http_port: int) -> Sequence[str]:
@@ -81,6 +100,8 @@ CONTENDERS = {
         Contender("reverb_py", reverb_py_command),
         Contender("baseline", baseline_command, has_http_port=True),
         Contender("raw", raw_command),
+        Contender("one-worker", partial(workers_command, 1), workers=1),
+        Contender("two-workers", partial(workers_command, 2), workers=2),
     )
 }
 
@@ -96,53 +117,116 @@ class Server:
 
 
 @contextmanager
-def running(contender: Contender, app: App, core: int | None) -> Iterator[Server]:
-    """Run a contender on the core from when it is ready until the block ends."""
+def running(
+    contender: Contender,
+    app: App,
+    cores: Collection[int] = (),
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Server]:
+    """Run a contender on these cores, or on any, from when it is ready until the block ends."""
     port, second_port = free_ports()
     http_port = second_port if contender.has_http_port else port
-    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+    environment = app.environment() | dict(settings)
+    with ExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-"))
+        pids = []
+        if contender.workers:
+            redis_port, redis_pid = stack.enter_context(running_redis(cores))
+            environment |= {
+                "REVERB_SCALING_ENABLED": "true",
+                "REDIS_URL": f"redis://127.0.0.1:{redis_port}",
+            }
+            pids.append(redis_pid)
         log = Path(directory, "log")
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, *contender.command(port, http_port)],
-                # An empty directory: a .env file of someone else is not read.
-                cwd=directory,
-                env=app.environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        command = [sys.executable, *contender.command(port, http_port)]
+        process = stack.enter_context(started(command, directory, log, environment, cores))
+        wait_until(lambda: answers_up(http_port), process, log)
+        if contender.workers > 1:
+            wait_until(lambda: len(listeners(port)) == contender.workers, process, log)
+        # Workers do the work, and their parent nothing.
+        pids += child_processes(process.pid) if contender.workers > 1 else [process.pid]
+        yield Server(pids, port, http_port, log)
+
+
+@contextmanager
+def started(
+    command: Sequence[str],
+    directory: str,
+    log: Path,
+    environment: Mapping[str, str] | None = None,
+    cores: Collection[int] = (),
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program, whose output is the log, and what it starts, until the block ends."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            # An empty directory: a .env file of someone else is not read.
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        pin(process.pid, cores)
+        yield process
+    finally:
+        # Workers, which have sessions of their own, end when their parent does.
         try:
-            pin(process.pid, core)
-            wait_until_ready(process, http_port, log)
-            yield Server([process.pid], port, http_port, log)
-        finally:
-            try:
-                os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            process.wait()
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
 
 
-def wait_until_ready(process: subprocess.Popen[bytes], http_port: int, log: Path) -> None:
-    """Wait until `GET /up` answers 200; BrokenError when that does not happen in time."""
+def redis_program() -> str | None:
+    """Return where Redis' server is, or None when it is not installed."""
+    return shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+@contextmanager
+def running_redis(cores: Collection[int] = ()) -> Iterator[tuple[int, int]]:
+    """
+    Run a Redis that keeps nothing until the block ends; yields its port and its process id.
+
+    Raises:
+        BrokenError: It is not installed, or does not start.
+    """
+    program = redis_program()
+    if program is None:
+        raise BrokenError(NO_REDIS)
+    port, _ = free_ports()
+    with tempfile.TemporaryDirectory(prefix="redis-") as directory:
+        log = Path(directory, "log")
+        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        with started([program, *options], directory, log, cores=cores) as process:
+            wait_until(lambda: bool(listeners(port)), process, log)
+            yield port, process.pid
+
+
+def wait_until(is_true: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server is ready; BrokenError with what it logged when that does not happen."""
     deadline = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < deadline:
+    while not is_true():
         if process.poll() is not None:
             raise BrokenError(f"ended before it was ready:\n{log.read_text(errors='replace')}")
-        connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=1)
-        try:
-            connection.request("GET", "/up")
-            if connection.getresponse().status == 200:
-                return
-        except (OSError, http.client.HTTPException):
-            pass
-        finally:
-            connection.close()
+        if time.monotonic() > deadline:
+            tail = log.read_text(errors="replace")[-1500:]
+            raise BrokenError(f"not ready within {START_TIMEOUT:.0f} s\n{tail}")
         time.sleep(0.02)
-    tail = log.read_text(errors="replace")[-1500:]
-    raise BrokenError(f"GET /up was not answered with 200 within {START_TIMEOUT:.0f} s\n{tail}")
+
+
+def answers_up(http_port: int) -> bool:
+    """Tell whether `GET /up` is answered with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=1)
+    try:
+        connection.request("GET", "/up")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def free_ports() -> tuple[int, int]:

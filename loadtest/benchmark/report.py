@@ -27,6 +27,8 @@ def write_report(bench: Bench, machine: Mapping[str, str]) -> str:
             continue
         rows = [["", *medians]]
         for measure in scenario.measures:
+            if not all(measure.key in figures for figures in medians.values()):
+                continue
             values = [measure.write(figures[measure.key]) for figures in medians.values()]
             rows.append([measure.label, *values])
         if scenario.rounds is None and options.rounds > 1:
@@ -59,9 +61,14 @@ def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
             if own is None:
                 continue
             reached = f"{measure.write(own)} " if measure in absolute else ""
-            cells = [f"{own / other:.2f}" if other else "" for other in others]
-            row = f"| {scenario.title}: {reached}{measure.label} | {' | '.join(cells)} |"
-            lines.append(row)
+            cells = [
+                f"{own / other:.2f}" if other and not measure.is_ratio else "" for other in others
+            ]
+            lines.append(f"| {scenario.title}: {reached}{measure.label} | {' | '.join(cells)} |")
+    for verdict in bench.verdicts():
+        if verdict.target.of != "reverb_py":
+            label, value, *_ = verdict.row()
+            lines.append(f"| {verdict.scenario.title}: {value} {label} | | |")
     return "\n".join([*lines, "", f"Measured on: {', '.join(machine.values())}."])
 
 

@@ -4,7 +4,7 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -43,10 +43,10 @@ class Verdict:
         target = self.target
         sign = "≥" if target.is_least else "≤"
         if target.against:
-            label = f"{target.measure.label}, reverb_py ÷ {target.against}"
+            label = f"{target.measure.label}, {target.of} ÷ {target.against}"
             value, bound = f"{self.value:.2f}x", f"{sign} {target.bound:.2f}x"
         else:
-            label = f"{target.measure.label}, reverb_py"
+            label = f"{target.measure.label}, {target.of}"
             value = target.measure.write(self.value)
             bound = f"{sign} {target.measure.write(target.bound)}"
         verdict = "pass" if self.is_met else "MISS"
@@ -131,17 +131,18 @@ class Bench:
         for scenario in self.scenarios:
             medians = self.medians(scenario)
             for target in scenario.targets:
-                against = target.against
-                if "reverb_py" not in medians or (against and against not in medians):
+                names = [name for name in (target.of, target.against) if name]
+                if not all(name in medians for name in names):
                     continue
-                figures = [medians[name] for name in ("reverb_py", against) if name]
+                figures = [medians[name] for name in names]
                 value, *others = (each[target.measure.key] for each in figures)
                 for other in others:
                     value /= other
                 yield Verdict(scenario, target, value, any(map(is_disturbed, figures)))
 
     def _measure(self, scenario: Scenario, contender: Contender) -> Result:
-        with running(contender, self.app, self.cores and self.cores[0]) as server:
+        server_cores, load_cores = self._cores_of(contender)
+        with running(contender, self.app, server_cores, scenario.settings) as server:
             job = {
                 "kind": scenario.job,
                 "port": server.port,
@@ -158,10 +159,18 @@ class Bench:
                 **scenario.parameters(self.options),
             }
             try:
-                return run_job(job, self.cores and self.cores[1], self.options.seconds + 120)
+                return run_job(job, load_cores, self.options.seconds + 120)
             except BrokenError as error:
                 tail = server.log.read_text(errors="replace").strip()[-1500:]
                 raise BrokenError(f"{error}\n{tail}" if tail else str(error)) from None
+
+    def _cores_of(self, contender: Contender) -> tuple[Collection[int], Collection[int]]:
+        if self.cores is None:
+            return (), ()
+        server, load = self.cores
+        if contender.workers:
+            return os.sched_getaffinity(0) - {load}, {load}
+        return {server}, {load}
 
     def _note_limits(self) -> None:
         for scenario in self.scenarios:
@@ -184,8 +193,8 @@ def is_disturbed(result: Result) -> bool:
     return result.get("disturbed", 0) > 0.05
 
 
-def run_job(job: Mapping[str, object], core: int | None, timeout: float) -> Result:
-    """Run one job of the generator on the core; BrokenError when it says that something broke."""
+def run_job(job: Mapping[str, object], cores: Collection[int], timeout: float) -> Result:
+    """Run one job of the generator on the cores; BrokenError when it says that something broke."""
     with subprocess.Popen(
         [sys.executable, "-m", "generator"],
         env=os.environ | {"PYTHONPATH": str(LOADTEST)},
@@ -194,7 +203,7 @@ def run_job(job: Mapping[str, object], core: int | None, timeout: float) -> Resu
         stderr=subprocess.PIPE,
     ) as process:
         try:
-            pin(process.pid, core)
+            pin(process.pid, cores)
             output, errors = process.communicate(orjson.dumps(job), timeout=timeout)
         except subprocess.TimeoutExpired:
             raise BrokenError(f"the load was not done after {timeout:.0f} s") from None

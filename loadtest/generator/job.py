@@ -45,6 +45,8 @@ class Job:
     warm_up: float = 0.2
     rate: float = 0.0
     keep_alive: bool = True
+    sizes: Sequence[int] = ()
+    grows: str = "subscribers"
 
     def sign(self, text: str) -> str:
         """Return the lowercase hex HMAC-SHA256 of the text under the app's secret."""

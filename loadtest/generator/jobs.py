@@ -3,12 +3,18 @@
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 
+import orjson
 from machine import memory_kibibytes, processor_seconds, waiting_seconds
 
 from generator.job import Job
-from generator.load import Load, Subscriber
-from generator.wire import BrokenError
+from generator.load import DELIVERY_TIMEOUT, Load, Subscriber
+from generator.presence import Member
+from generator.wire import BrokenError, Opcode, masked_frame
+
+CLIENT_EVENTS_UNDER_WAY = 8
 
 Result = dict[str, float]
 
@@ -59,6 +65,7 @@ def fan_out(job: Job) -> Result:
     deliveries = published * job.subscribers
     figures = stopwatch.stop(deliveries, "deliveries_per_second")
     load.check_exact()
+    load.hang_up()
     return {"published": published, "deliveries": deliveries, **figures}
 
 
@@ -164,8 +171,196 @@ def memory(job: Job) -> Result:
     }
 
 
+def client_events(job: Job) -> Result:
+    """Have one subscriber send client events to all others, eight under way; count deliveries."""
+    load = Load(job)
+
+    def start(number: int) -> None:
+        load.subscribers.append(Subscriber(load, job.channel))
+
+    load.make_ready(job.subscribers, start)
+    sender, *others = load.subscribers
+    load.subscribers = others
+    event = {"event": job.event, "channel": job.channel, "data": job.stamped(0)}
+    frame = masked_frame(Opcode.TEXT, orjson.dumps(event))
+
+    def send_for(seconds: float) -> int:
+        before = load.published
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            under_way = load.undelivered() / len(others)
+            if under_way <= CLIENT_EVENTS_UNDER_WAY - 1:
+                load.published += 1
+                sender.send(frame)
+            load.poll(0.05 if under_way >= CLIENT_EVENTS_UNDER_WAY - 1 else 0)
+        load.wait_for_deliveries()
+        return load.published - before
+
+    load.published += 1
+    sender.send(frame)
+    load.wait_for_deliveries()
+    send_for(job.warm_up)
+    stopwatch = Stopwatch(job.pids)
+    sent = send_for(job.seconds)
+    deliveries = sent * len(others)
+    figures = stopwatch.stop(deliveries, "deliveries_per_second")
+    load.check_exact()
+    if sender.received:
+        raise BrokenError("a client event came back to its sender")
+    return {"published": sent, "deliveries": deliveries, **figures}
+
+
+def presence_growing(job: Job) -> Result:
+    """Fill presence channels, of the first size, member by member; count joins per second."""
+    load = Load(job)
+    (size,) = job.sizes
+    members: list[Member] = []
+
+    def start(number: int) -> None:
+        members.append(Member(load, str(number)))
+
+    def join(number: int) -> None:
+        members[number].join(f"presence-{job.channel}-{number // size}")
+
+    load.make_ready(job.connections, start)
+    stopwatch = Stopwatch(job.pids)
+    load.make_ready(job.connections, join)
+    full = job.connections // size * size
+    load.wait_until(
+        lambda: all(len(member.present) == size for member in members[:full]),
+        lambda: "some members were not told of all others",
+    )
+    figures = stopwatch.stop(job.connections, "joins_per_second")
+    return {"joins": job.connections, **figures}
+
+
+def presence_full(job: Job) -> Result:
+    """
+    Have a member leave and join again, where so many are present that the channel is full with it.
+
+    The rate is that of the first size. Everybody else is told twice, which is part of what a join
+    costs, and so are the bytes of it all.
+    """
+    result: Result = {}
+    for size in job.sizes:
+        joins, kibibytes, figures = join_again_and_again(job, size)
+        result = figures | result
+        result[f"microseconds_at_{size}"] = figures["processor_microseconds"]
+        result[f"per_kibibyte_at_{size}"] = figures["processor_microseconds"] * joins / kibibytes
+    *_, middle, last = (result[f"per_kibibyte_at_{size}"] for size in job.sizes)
+    return {**result, "growth": last / middle}
+
+
+def join_again_and_again(job: Job, size: int) -> tuple[int, float, Result]:
+    """Return how often one of `size` members joined, the KiB of it all, and what it took."""
+    load = Load(job)
+    channel = f"presence-{job.channel}-{size}"
+    members: list[Member] = []
+
+    def start(number: int) -> None:
+        members.append(Member(load, str(number)))
+        load.subscribers.append(members[-1])
+
+    load.make_ready(size, start)
+    load.make_ready(size, lambda number: members[number].join(channel))
+    *others, joiner = members
+    # The others have heard of each other: the first of size - 1 others, the last of none.
+    heard = size * (size - 1) // 2
+    joins = 0
+
+    def join_until(end: float) -> int:
+        nonlocal joins
+        before = joins
+
+        def join_again() -> None:
+            nonlocal joins
+            if time.monotonic() < end:
+                joins += 1
+                joiner.join(channel, again=True)
+
+        load.on_ready = join_again
+        join_again()
+        load.wait_until(
+            lambda: (
+                time.monotonic() >= end
+                and joiner.is_in
+                and sum(member.heard for member in others) == heard + 2 * joins * len(others)
+            ),
+            lambda: "some joins were not announced to everybody, or more than once",
+            job.seconds + DELIVERY_TIMEOUT,
+        )
+        return joins - before
+
+    join_until(time.monotonic() + job.warm_up)
+    received = load.received
+    stopwatch = Stopwatch(job.pids)
+    measured = join_until(time.monotonic() + job.seconds)
+    figures = stopwatch.stop(measured, "joins_per_second")
+    everybody = {str(number) for number in range(size)}
+    if any(member.present != everybody for member in members):
+        raise BrokenError("some members were told of others than are there")
+    kibibytes = (load.received - received) / 1024
+    load.hang_up()
+    return measured, kibibytes, figures
+
+
+def growth(job: Job) -> Result:
+    """
+    Publish to subscribers while something `grows`, and measure what a delivery costs each time.
+
+    That is the number of subscribers, or, with a fixed number of these, of other channels or of
+    other connections. `growth` is what it costs at the last size, over what it costs at the
+    second: with very few subscribers a delivery costs what a publish does.
+    """
+    result: Result = {"disturbed": 0}
+    crowd = Load(replace(job, in_flight=1 if job.grows == "channels" else job.in_flight))
+    for before, size in pairwise((0, *job.sizes)):
+        if job.grows == "channels":
+            crowd_of_channels(crowd, before, size)
+        elif job.grows == "connections":
+            crowd_of_connections(crowd, before, size)
+        subscribers = size if job.grows == "subscribers" else job.subscribers
+        figures = fan_out(replace(job, channel=f"{job.channel}-{size}", subscribers=subscribers))
+        result["disturbed"] = max(figures["disturbed"], result["disturbed"])
+        result[f"microseconds_at_{size}"] = figures["processor_microseconds"]
+        # What the crowd is asked meanwhile, such as whether it lives, is answered here.
+        crowd.poll(0)
+    costs = [result[f"microseconds_at_{size}"] for size in job.sizes]
+    return {**result, "growth": costs[-1] / costs[1]}
+
+
+def crowd_of_connections(crowd: Load, before: int, size: int) -> None:
+    """Have as many connections as `size` that do nothing, where there are some before."""
+
+    def start(number: int) -> None:
+        crowd.subscribers.append(Subscriber(crowd, None))
+
+    crowd.make_ready(size - before, start)
+
+
+def crowd_of_channels(crowd: Load, before: int, size: int) -> None:
+    """Have as many channels as `size` that nothing is published to, a thousand a connection."""
+
+    def start(number: int) -> None:
+        crowd.subscribers[(before + number) // 1000].subscribe(f"crowd-{before + number}")
+
+    crowd_of_connections(crowd, len(crowd.subscribers), -(-size // 1000))
+    crowd.make_ready(size - before, start)
+
+
 JOBS: dict[str, Callable[[Job], Result]] = {
-    job.__name__: job for job in (fan_out, paced, publishes, connects, memory)
+    job.__name__: job
+    for job in (
+        fan_out,
+        paced,
+        publishes,
+        connects,
+        memory,
+        client_events,
+        presence_growing,
+        presence_full,
+        growth,
+    )
 }
 
 

@@ -4,6 +4,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import orjson
 
@@ -51,6 +52,7 @@ class Load:
     `received` is in bytes of deliveries. `idle` lists the publishers whose last publish has been
     answered. `on_answer` is called with a publisher that has become idle, `on_stamp` with the stamp
     of each delivery when deliveries are stamped, `on_ready` whenever a subscriber gets ready.
+    `meanings` are what frames were understood to say, where that is not known before.
     """
 
     def __init__(self, job: Job, *, is_stamped: bool = False) -> None:
@@ -61,6 +63,7 @@ class Load:
         self.idle: list[Publisher] = []
         self.published = 0
         self.received = 0
+        self.meanings: dict[bytes, tuple[str, str, Any]] = {}
         self.on_answer: Callable[[Publisher], None] = lambda publisher: None
         self.on_stamp: Callable[[int], None] = lambda stamp: None
         self.on_ready: Callable[[], None] = lambda: None
@@ -79,6 +82,12 @@ class Load:
     def dial_publisher(self, request: bytes, handler: Callable[[], None]) -> socket.socket:
         """Do the same for one whose answers are served ahead of what subscribers receive."""
         return self._dial(self._publishers_epoll, self.job.http_port, request, handler)
+
+    def hang_up_subscriber(self, connection: socket.socket) -> None:
+        """Close the connection of a subscriber."""
+        self._subscribers_epoll.unregister(connection)
+        del self._handlers[connection.fileno()]
+        connection.close()
 
     def hang_up_publisher(self, connection: socket.socket) -> None:
         """Close the connection of a publisher."""
@@ -219,6 +228,13 @@ class Load:
         if wrong:
             raise BrokenError(f"{wrong} subscribers received more or less than was published")
 
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for subscriber in self.subscribers:
+            subscriber.hang_up()
+        for publisher in self.publishers:
+            publisher.hang_up()
+
     def learn_frame(self, content: bytes, payload: bytes) -> Frame:
         """Take the first delivery as what all others have to be, after checking what it says."""
         job = self.job
@@ -269,15 +285,34 @@ class Subscriber:
             self._socket = load.dial_subscriber(job.upgrade_request(), self._on_upgrade)
         self._receive_into = self._socket.recv_into
 
-    def subscribe(self, channel: str) -> None:
-        """Ask for the channel, with the signature that a private one needs."""
+    def subscribe(
+        self, channel: str, channel_data: str | None = None, *, after: bytes = b""
+    ) -> None:
+        """
+        Ask for the channel, with the signature that private and presence channels need.
+
+        The frames `after` which it is asked for are sent in the same breath.
+        """
         self._channel = channel
+        self._load.change_handler(self._socket, self._on_message)
         subscription = {"channel": channel}
-        if channel.startswith("private-"):
-            job = self._load.job
-            subscription["auth"] = f"{job.key}:{job.sign(f'{self.socket_id}:{channel}')}"
+        job = self._load.job
+        if channel.startswith(("private-", "presence-")):
+            signed = f"{self.socket_id}:{channel}"
+            if channel_data is not None:
+                subscription["channel_data"] = channel_data
+                signed += f":{channel_data}"
+            subscription["auth"] = f"{job.key}:{job.sign(signed)}"
         message = orjson.dumps({"event": "pusher:subscribe", "data": subscription})
-        send(self._socket, masked_frame(Opcode.TEXT, message))
+        self.send(after + masked_frame(Opcode.TEXT, message))
+
+    def send(self, content: bytes) -> None:
+        """Send frames, such as a client event, as they are."""
+        send(self._socket, content)
+
+    def hang_up(self) -> None:
+        """Close the connection."""
+        self._load.hang_up_subscriber(self._socket)
 
     def _receive(self) -> int:
         """Read into BUFFER; return the number of bytes."""
@@ -315,19 +350,24 @@ class Subscriber:
         """Handle the messages between the upgrade and being ready."""
         for _, payload in self._take_messages():
             message = orjson.loads(payload)
-            match message["event"]:
-                case "pusher:connection_established" if not self.socket_id:
-                    self.socket_id = orjson.loads(message["data"])["socket_id"]
-                    if self._channel is None:
-                        self._load.on_ready()
-                    else:
-                        self.subscribe(self._channel)
-                case "pusher_internal:subscription_succeeded" if (
-                    message["channel"] == self._channel
-                ):
-                    self._get_ready()
-                case _:
-                    raise BrokenError(f"unexpected while connecting: {payload[:300]!r}")
+            if not self.socket_id:
+                self._greet(message)
+            elif (
+                message["event"] == "pusher_internal:subscription_succeeded"
+                and message["channel"] == self._channel
+            ):
+                self._get_ready()
+            else:
+                raise BrokenError(f"unexpected while connecting: {payload[:300]!r}")
+
+    def _greet(self, message: dict[str, str]) -> None:
+        if message["event"] != "pusher:connection_established":
+            raise BrokenError(f"unexpected instead of a greeting: {message}")
+        self.socket_id = orjson.loads(message["data"])["socket_id"]
+        if self._channel is None:
+            self._load.on_ready()
+        else:
+            self.subscribe(self._channel)
 
     def _get_ready(self) -> None:
         self._load.change_handler(self._socket, self._on_delivery)
@@ -417,6 +457,12 @@ class Publisher:
         else:
             send(self._socket, request)
 
+    def hang_up(self) -> None:
+        """Close the connection, if there is one."""
+        if self._socket is not None:
+            self._load.hang_up_publisher(self._socket)
+            self._socket = None
+
     def _on_answer(self) -> None:
         assert self._socket is not None
         try:
@@ -432,8 +478,7 @@ class Publisher:
             return
         self._received = b""
         if not self._load.job.keep_alive:
-            self._load.hang_up_publisher(self._socket)
-            self._socket = None
+            self.hang_up()
         self._load.on_answer(self)
 
     def _is_complete(self, answer: bytes) -> bool:
