@@ -178,6 +178,7 @@ def run_locust(
         *("--host", f"http://127.0.0.1:{environment['CHAT_PORT']}"),
         *("--users", str(users), "--spawn-rate", str(users), "--stop-timeout", "60"),
         *("--run-time", f"{seconds:.0f}s", "--reset-stats", "--pause", str(pause)),
+        *("--tags", "chat", "support"),
         *("--only-summary", "--json-file", str(folder / "stats")),
     ]
     before = {name: sum(processor_seconds(pid)) for name, pid in pids.items()}

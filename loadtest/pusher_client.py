@@ -11,7 +11,7 @@ from typing import Any, Final
 import gevent
 import orjson
 from gevent.event import AsyncResult, Event
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
 __all__ = ["PusherClient", "PusherError", "Signed"]
@@ -31,8 +31,9 @@ class PusherClient:
     A connection to one app, open from `__init__` to `close`.
 
     `on_event` is called with the channel, the event's name and its decoded data, in the greenlet
-    that reads; an event of the protocol itself is not passed on. When the connection ends without
-    `close` having been called, `on_lost` is called with the reason.
+    that reads; of the protocol's own events only those of members are passed on. When the
+    connection ends without `close` or `drop` having been called, `on_lost` is called with the
+    reason.
 
     Raises:
         PusherError: The server does not welcome it.
@@ -49,29 +50,46 @@ class PusherClient:
         self._on_lost = on_lost
         self._is_closing = False
         self._subscribed: dict[str, AsyncResult[None]] = {}
+        self._on_success: dict[str, Callable[[Any], None]] = {}
         self._greeted: AsyncResult[str] = AsyncResult()
         self._pong = Event()
-        # Compression would be measured instead of the server; liveness is the protocol's ping.
-        self._socket = connect(
-            url,
-            compression=None,
-            ping_interval=None,
-            open_timeout=_PATIENCE,
-            proxy=None,
-            max_size=1 << 20,
-        )
+        try:
+            # Compression would be measured instead of the server; liveness is the protocol's ping.
+            self._socket = connect(
+                url,
+                compression=None,
+                ping_interval=None,
+                open_timeout=_PATIENCE,
+                proxy=None,
+                max_size=1 << 20,
+            )
+        except InvalidHandshake as refused:
+            raise PusherError(str(refused)) from None
         self._reader = gevent.spawn(self._read)
-        self.socket_id = str(self._greeted.get(timeout=_PATIENCE))
+        try:
+            self.socket_id = str(self._greeted.get(timeout=_PATIENCE))
+        except (PusherError, gevent.Timeout) as error:
+            self.close()
+            raise PusherError(str(error)) from None
 
-    def subscribe(self, channel: str, signed: Signed | None = None) -> None:
+    def subscribe(
+        self,
+        channel: str,
+        signed: Signed | None = None,
+        on_success: Callable[[Any], None] = lambda data: None,
+    ) -> None:
         """
         Subscribe and wait until the server says that it counts.
+
+        That very moment, before any event of the channel, `on_success` is called in the greenlet
+        that reads, with the data of the answer.
 
         Raises:
             PusherError: The server refuses, or does not answer.
         """
         done: AsyncResult[None] = AsyncResult()
         self._subscribed[channel] = done
+        self._on_success[channel] = on_success
         self._send("pusher:subscribe", {"channel": channel, **(signed or {})})
         try:
             done.get(timeout=_PATIENCE)
@@ -101,6 +119,12 @@ class PusherClient:
         """End the connection."""
         self._is_closing = True
         self._socket.close()
+        self._reader.join(_PATIENCE)
+
+    def drop(self) -> None:
+        """End the connection without a word, as when the network is gone."""
+        self._is_closing = True
+        self._socket.close_socket()
         self._reader.join(_PATIENCE)
 
     def _send(self, event: str, data: Mapping[str, Any]) -> None:
@@ -138,13 +162,14 @@ class PusherClient:
             case "pusher:pong":
                 self._pong.set()
             case "pusher_internal:subscription_succeeded":
+                self._on_success.pop(channel)(data)
                 self._subscribed[channel].set(None)
             case "pusher:subscription_error":
                 self._subscribed[channel].set_exception(PusherError(f"{channel}: {data}"))
             case "pusher:error":
                 if not self._greeted.ready():
                     self._greeted.set_exception(PusherError(str(data)))
-            case _ if not event.startswith(("pusher:", "pusher_internal:")):
+            case _ if not event.startswith("pusher:"):
                 self._on_event(channel, event, data)
 
 
