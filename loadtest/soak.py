@@ -45,8 +45,6 @@ WARM_UP = 0.2
 MEMORY_GROWTH = 0.05
 MEMORY_ALLOWANCE = 4096
 """KiB by which memory may grow in any case: what allocators keep varies by about as much."""
-KEPT_OBJECTS = 64
-"""Objects of one class that caches of a fixed size may have gained."""
 
 
 class Node:
@@ -238,7 +236,7 @@ class Soak:
             f"{number - before[kind].get(name, 0)} more {name} ({kind})"
             for kind, numbers in now.items()
             for name, number in numbers.items()
-            if number > before[kind].get(name, 0) + (KEPT_OBJECTS if kind == "objects" else 0)
+            if number > before[kind].get(name, 0)
         )
 
     async def _in_redis(self) -> dict[str, int]:

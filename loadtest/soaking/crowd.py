@@ -124,7 +124,10 @@ class Crowd:
 
     def _connect(self, port: int) -> connect:
         url = f"ws://127.0.0.1:{port}/app/{self._app.key}?protocol=7&client=soak&version=1.0"
-        return connect(url, compression=None, ping_interval=None, close_timeout=PATIENCE)
+        # With a full queue the client stops reading, and so would not see that it is closed.
+        return connect(
+            url, compression=None, ping_interval=None, close_timeout=PATIENCE, max_queue=None
+        )
 
 
 class _Client:
