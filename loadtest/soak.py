@@ -48,6 +48,10 @@ MEMORY_ALLOWANCE = 4096
 """KiB by which memory may grow in any case: what allocators keep varies by about as much."""
 
 
+POOLED_CONNECTIONS = 10
+"""Connections to Redis that a node's pool may have gained: it keeps as many as it used at once."""
+
+
 class Node:
     """One node's process: what it says it holds, and what the kernel says."""
 
@@ -131,6 +135,7 @@ class Soak:
     ) -> None:
         self.failures: list[str] = []
         self._patience = patience
+        self._most_pooled = POOLED_CONNECTIONS * len(nodes)
         self._nodes = nodes
         self._redis = redis
         self._crowd = Crowd(app, [node.port for node in nodes])
@@ -265,7 +270,7 @@ class Soak:
         return ", ".join(
             f"{number - before.get(kind, 0)} more {kind}"
             for kind, number in now.items()
-            if number > before.get(kind, 0)
+            if number > before.get(kind, 0) + (self._most_pooled if kind == "connections" else 0)
         )
 
     async def _untold(self) -> str:
