@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
-from reverb_py.cluster.app_bus import RequestFigures
+from reverb_py.cluster.inquiries import RequestFigures
 from reverb_py.cluster.node import Node
 from reverb_py.core.delivery import Delivery
 from reverb_py.core.figures import Measure, Sample

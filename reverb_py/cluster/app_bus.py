@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
+from reverb_py.cluster.connections import RedisLink
+from reverb_py.cluster.idempotency import Claims
+from reverb_py.cluster.inquiries import Inquiries, RequestFigures
+from reverb_py.cluster.listening import Listening
+from reverb_py.cluster.messages import decode_last_event
+from reverb_py.cluster.outgoing import Outgoing
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
 from reverb_py.core.bus import Census
-from reverb_py.core.figures import Histogram
 from reverb_py.core.users import SignedInUser
 from reverb_py.protocol.channel_names import Access, kind_of
 
@@ -17,69 +22,7 @@ if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
     from reverb_py.core.session import Session
 
-__all__ = ["AppBus", "Line", "RequestFigures"]
-
-ANSWER_MILLISECONDS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
-"""Bounds of the buckets in which the time of a request to other nodes is counted."""
-
-
-class RequestFigures:
-    """
-    What one app asked of other nodes, and what they asked of this one: totals.
-
-    `resolved` are those that everybody has answered in time, `incomplete` the others.
-    """
-
-    __slots__ = ("incomplete", "milliseconds", "received", "resolved", "responses", "sent")
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.received = 0
-        self.responses = 0
-        self.resolved = 0
-        self.incomplete = 0
-        self.milliseconds = Histogram(ANSWER_MILLISECONDS)
-
-
-class Line(Protocol):
-    """What an app's bus asks of the node, which all apps share."""
-
-    @property
-    def is_away(self) -> bool: ...
-
-    def topic(self, app_bus: AppBus, name: str) -> Topic: ...
-
-    def find_topic(self, app_id: str, name: str) -> Topic | None: ...
-
-    def degrade_later(self, entry: Entry) -> None:
-        """Subscribe a session in a second, from what is known here, if it still waits then."""
-
-    def call_later(self, then: Callable[[], None]) -> None:
-        """Call this in a second."""
-
-    def publish(
-        self,
-        app_id: str,
-        name: str,
-        frame: bytes,
-        excluded: str | None,
-        data: str | None,
-        ttl: float,
-    ) -> None: ...
-
-    def tell_all(self, message: tuple[object, ...]) -> None: ...
-
-    def settled(self) -> Awaitable[object] | None: ...
-
-    def ask_all(
-        self, app_id: str, prefix: str, names: Sequence[str] | None
-    ) -> Awaitable[list[Census]]: ...
-
-    def recall(self, app_bus: AppBus, name: str) -> Awaitable[object]: ...
-
-    def claim(self, app_id: str, keys: Sequence[str]) -> Awaitable[Mapping[str, bytes]]: ...
-
-    def answered(self, app_id: str, answers: Mapping[str, bytes]) -> None: ...
+__all__ = ["AppBus"]
 
 
 class AppBus:
@@ -87,11 +30,23 @@ class AppBus:
 
     is_shared = True
 
-    def __init__(self, line: Line, hub: Hub) -> None:
-        self._line = line
+    def __init__(
+        self,
+        hub: Hub,
+        link: RedisLink,
+        listening: Listening,
+        outgoing: Outgoing,
+        inquiries: Inquiries,
+        claims: Claims,
+    ) -> None:
         self.hub = hub
         self.app_id = hub.app.id
         self.requests = RequestFigures()
+        self._link = link
+        self._listening = listening
+        self._outgoing = outgoing
+        self._inquiries = inquiries
+        self._claims = claims
 
     # Subscriptions.
 
@@ -101,12 +56,12 @@ class AppBus:
             entering = session.entering = {}
         elif name in entering:
             return  # The answer to the first request answers this one.
-        topic = self._line.topic(self, name)
+        topic = self._listening.topic(self, name)
         entry = Entry(topic, session, user_id, info)
         entering[name] = entry
         topic.enter(entry)
         if name in entering:
-            self._line.degrade_later(entry)
+            self._listening.degrade_later(entry)
 
     def withdraw(self, session: Session, name: str) -> None:
         entry = session.entering.get(name) if session.entering is not None else None
@@ -114,13 +69,13 @@ class AppBus:
             entry.topic.withdraw(entry)
 
     def left(self, channel: Channel, user_id: str | None) -> None:
-        topic = self._line.topic(self, channel.name)
+        topic = self._listening.topic(self, channel.name)
         if topic.members is not None and user_id is not None:
             topic.release(user_id)
         topic.remove_listener()
 
     def vacated(self, name: str) -> None:
-        topic = self._line.topic(self, name)
+        topic = self._listening.topic(self, name)
         if topic.members is None:
             topic.release("")
         if topic.subscribers:
@@ -129,7 +84,7 @@ class AppBus:
 
     def counted(self, channel: Channel) -> None:
         if self.hub.wants_counts:
-            topic = self._line.topic(self, channel.name)
+            topic = self._listening.topic(self, channel.name)
             topic.subscribers = len(channel.subscribers)
             topic.tell_count()
 
@@ -143,28 +98,28 @@ class AppBus:
         self, name: str, frame: bytes, excluded_socket_id: str | None, data: str | None
     ) -> None:
         ttl = self.hub.app.last_event_seconds
-        self._line.publish(self.app_id, name, frame, excluded_socket_id, data, ttl)
+        self._outgoing.publish(self.app_id, name, frame, excluded_socket_id, data, ttl)
 
     # Users.
 
     def sign_in(self, session: Session, user: SignedInUser) -> None:
         users = self.hub.users
         if users.sign_in(session, user._replace(watchlist=())):
-            topic = self._line.topic(self, USER_PREFIX + user.id)
+            topic = self._listening.topic(self, USER_PREFIX + user.id)
             topic.hold(user.id, b"")
-            if self._line.is_away and topic.members is not None and user.id not in topic.members:
+            if self._link.is_away and topic.members is not None and user.id not in topic.members:
                 topic.show(user.id, b"")
         if user.watchlist:
             _Watch(self, session, user)
 
     def sign_out(self, session: Session, user: SignedInUser) -> None:
         if self.hub.users.sign_out(session, user):
-            self._line.topic(self, USER_PREFIX + user.id).release(user.id)
+            self._listening.topic(self, USER_PREFIX + user.id).release(user.id)
         for watched in user.watchlist:
-            self._line.topic(self, USER_PREFIX + watched).remove_listener()
+            self._listening.topic(self, USER_PREFIX + watched).remove_listener()
 
     def terminate(self, user_id: str) -> None:
-        self._line.tell_all(("terminate", self.app_id, user_id))
+        self._inquiries.terminate(self.app_id, user_id)
 
     def watched(self, watch: _Watch) -> None:
         """Tell a session who is online of those it watches, as far as is known."""
@@ -174,10 +129,10 @@ class AppBus:
             self.hub.tell_watchlist(session, user, self._is_online)
 
     def topic_of_user(self, user_id: str) -> Topic:
-        return self._line.topic(self, USER_PREFIX + user_id)
+        return self._listening.topic(self, USER_PREFIX + user_id)
 
     def call_later(self, then: Callable[[], None]) -> None:
-        self._line.call_later(then)
+        self._listening.call_later(then)
 
     def _is_online(self, user_id: str) -> bool:
         topic = self.topic_of_user(user_id)
@@ -186,24 +141,24 @@ class AppBus:
     # Requests.
 
     def settled(self) -> Awaitable[object] | None:
-        return self._line.settled()
+        return self._outgoing.settled()
 
     def census(
         self, prefix: str, names: Sequence[str] | None = None
     ) -> Awaitable[list[Census]] | None:
-        return None if self._line.is_away else self._line.ask_all(self.app_id, prefix, names)
+        return None if self._link.is_away else self._inquiries.ask_all(self.app_id, prefix, names)
 
     def last_event(self, name: str) -> Awaitable[object] | None:
-        topic = self._line.find_topic(self.app_id, name)
-        if self._line.is_away or (topic is not None and topic.is_known):
+        topic = self._listening.find_topic(self.app_id, name)
+        if self._link.is_away or (topic is not None and topic.is_known):
             return None
-        return self._line.recall(self, name)
+        return self._inquiries.recall(self, name)
 
     def claim(self, keys: Sequence[str]) -> Awaitable[Mapping[str, bytes]] | None:
-        return None if self._line.is_away else self._line.claim(self.app_id, keys)
+        return None if self._link.is_away else self._claims.claim(self.app_id, keys)
 
     def answered(self, answers: Mapping[str, bytes]) -> None:
-        self._line.answered(self.app_id, answers)
+        self._claims.answered(self.app_id, answers)
 
     # What Redis answers.
 
@@ -226,6 +181,12 @@ class AppBus:
                 self.hub.tell_removed(name, user_id)
         if is_vacated:
             self.hub.tell_vacated(name)
+
+    def remember(self, name: str, value: bytes | None, ttl: int) -> None:
+        """Redis has said what was said last on a cache channel, and for how many ms it counts."""
+        if value is not None and ttl > 0:
+            frame, data = decode_last_event(value)
+            self.hub.remember(name, frame, data, ttl / 1000)
 
 
 class _Watch:

@@ -17,7 +17,10 @@ from redis.backoff import NoBackoff
 
 from reverb_py.cluster.scripts import SCRIPTS
 
-__all__ = ["Command", "RedisAddress", "RedisLink", "Subscription", "evaluation"]
+__all__ = ["PATIENCE_SECONDS", "Command", "RedisAddress", "RedisLink", "Subscription", "evaluation"]
+
+PATIENCE_SECONDS = 1.0
+"""Time after which a client is answered from what is known here."""
 
 Command = tuple[Any, ...]
 
@@ -64,14 +67,21 @@ class RedisLink:
     """
     What a node asks of Redis. Whatever fails raises, and the link is then closed and made anew.
 
-    Nothing is retried here: only who asked knows what may be asked twice.
+    Nothing is retried here: only who asked knows what may be asked twice. `trouble` says why Redis
+    can't be used, or is None: the node says so when it has begun.
     """
 
     def __init__(self, address: RedisAddress) -> None:
         self._address = address
+        self.trouble: str | None = "Redis has not been reached yet"
         self._client: Any = None
         self._sentinel: Any = None
         self.publish_command = "SPUBLISH" if address.is_cluster else "PUBLISH"
+
+    @property
+    def is_away(self) -> bool:
+        """Whether Redis is out of reach, so that what is known here has to do."""
+        return self.trouble is not None
 
     async def open(self) -> None:
         """

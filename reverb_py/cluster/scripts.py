@@ -14,7 +14,7 @@ Every script changes nothing when it is run again. Members that come and go are 
 channel's topic by the script itself: Redis puts them in order, and each is told once.
 """
 
-__all__ = ["COUNT", "HOLD", "LEASE", "REAP", "RELEASE", "SCRIPTS", "SNAPSHOT"]
+__all__ = ["COUNT", "HOLD", "LEASE", "REAP", "RELEASE", "SCRIPTS", "SNAPSHOT", "keys_of"]
 
 _PRELUDE = """
 local counts, infos, version, subscribers, at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
@@ -119,3 +119,9 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f',
 """KEYS: nodes. ARGV: node, lease in ms, 1 to begin one. Returns the nodes that are dead."""
 
 SCRIPTS = (HOLD, RELEASE, REAP, COUNT, SNAPSHOT, LEASE)
+
+
+def keys_of(topic: bytes, node: str) -> list[bytes]:
+    """Return the keys that every script about a topic takes, for what this node holds in it."""
+    shared = [topic + end for end in (b":counts", b":infos", b":version", b":subscribers")]
+    return [*shared, topic + f":at:{node}".encode()]

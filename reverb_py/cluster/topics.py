@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from reverb_py.cluster.messages import Change
 from reverb_py.core.members import Members
 from reverb_py.core.session import full_message
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
     from reverb_py.core.session import Session
 
-__all__ = ["Change", "Entry", "Hold", "Surroundings", "Topic"]
+__all__ = ["USER_PREFIX", "Entry", "Hold", "Surroundings", "Topic", "take"]
 
 MAX_BUFFERED_CHANGES = 1_000
 """Changes that may wait for a snapshot; more than that, and a later snapshot has them."""
@@ -49,16 +50,6 @@ class Surroundings(Protocol):
 
     def change_count(self, topic: Topic) -> None:
         """Have Redis told the number of subscribers here."""
-
-
-class Change(NamedTuple):
-    """A member has come or gone; the version of the members was one, and is another."""
-
-    before: int
-    version: int
-    user_id: str
-    info: bytes | None
-    """None when the user has gone."""
 
 
 class Entry:
@@ -172,7 +163,11 @@ class Topic:
 
     def remove_listener(self) -> None:
         self.listeners -= 1
-        if self.listeners == 0:
+        self.look_whether_idle()
+
+    def look_whether_idle(self) -> None:
+        """Have the topic left, in a while, where nobody listens."""
+        if not self.listeners:
             self._node.idle(self)
 
     @property
@@ -459,3 +454,13 @@ class Topic:
 
 USER_PREFIX = "#online."
 """Of the topics that are users, before the user's id; no channel begins so."""
+
+
+def take(waiting: dict[Any, None], most: int) -> list[Any]:
+    """Take the first of what waits, no more than so many."""
+    taken: list[Any] = []
+    while waiting and len(taken) < most:
+        first = next(iter(waiting))
+        del waiting[first]
+        taken.append(first)
+    return taken

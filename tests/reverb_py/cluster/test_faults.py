@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from reverb_py.cluster import node as node_module
+from reverb_py.cluster import outgoing
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
 from tests.reverb_py.cluster.nodes import APP, COUNTING, Deployment, member, until
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
@@ -293,7 +293,7 @@ async def test_workers_are_one_server(deployment: Deployment) -> None:
 async def test_what_waits_for_redis_is_bounded(
     fragile: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(node_module, "MAX_OUTGOING_BYTES", 10_000)
+    monkeypatch.setattr(outgoing, "MAX_OUTGOING_BYTES", 10_000)
     here, there = await fragile.nodes(2)
     client = await fragile.client(there)
     await client.subscribe("last")

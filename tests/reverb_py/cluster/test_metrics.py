@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 
 from reverb_py.telemetry.metrics import MetricsPlace
 from tests.reverb_py.cluster.nodes import APP, Deployment
+from tests.reverb_py.server.raw_client import hub_behind
 from tests.support.metrics import Scrape, scraped
 
 PATIENCE = 60.0
@@ -61,7 +62,7 @@ async def test_what_is_answered_with_others_help_is_counted_too(deployment: Depl
 async def test_redis_away_is_seen_and_what_waits_for_it_is_bounded(
     fragile: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reverb_py.cluster.node.MAX_OUTGOING_BYTES", 20_000)
+    monkeypatch.setattr("reverb_py.cluster.outgoing.MAX_OUTGOING_BYTES", 20_000)
     [node] = await fragile.nodes(1, metrics=METRICS)
     found = await scraped(node.metrics_port)
     assert (found["bus_away",], found["bus_breaks_total",]) == (0, 0)
@@ -84,13 +85,13 @@ async def test_redis_away_is_seen_and_what_waits_for_it_is_bounded(
 async def test_answers_and_orders_that_wait_for_redis_are_bounded(
     fragile: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("reverb_py.cluster.node.MAX_MESSAGES", 5)
+    monkeypatch.setattr("reverb_py.cluster.outgoing.MAX_MESSAGES", 5)
     [node] = await fragile.nodes(1, metrics=METRICS)
     before = await scraped(node.metrics_port)
-    bus = node.node
+    bus = hub_behind(node).bus
     # In one turn of the loop, nothing is sent.
     for number in range(8):
-        bus.tell_all(("terminate", "1001", str(number)))
+        bus.terminate(str(number))
     found = await until(node.metrics_port, ("bus_dropped_total",), before["bus_dropped_total",] + 3)
     assert found["bus_away",] == 0
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from reverb_py.cluster.topics import Change, Entry, Hold, Topic
+from reverb_py.cluster.messages import Change
+from reverb_py.cluster.topics import Entry, Hold, Topic
 from tests.support.sessions import RecordingSession, hub_of
 
 

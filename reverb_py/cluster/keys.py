@@ -1,0 +1,31 @@
+"""What a deployment's keys and topics in Redis are called."""
+
+from __future__ import annotations
+
+__all__ = ["Keys"]
+
+
+class Keys:
+    """
+    The names that begin with a deployment's prefix.
+
+    A channel's keys begin like its topic, whose braces put them into one slot of a Redis Cluster.
+    """
+
+    def __init__(self, prefix: str, node_id: str) -> None:
+        self._prefix = prefix
+        self.nodes = f"{prefix}nodes"
+        self.control_topic = f"{prefix}control".encode()
+        self.own_topic = f"{prefix}node.{node_id}".encode()
+
+    def topic(self, app_id: str, name: str) -> bytes:
+        """Return the topic of a channel, or of a user."""
+        return f"{self._prefix}{{{app_id}:{name}}}".encode()
+
+    def held_by(self, name: str) -> str:
+        """Return the key of the set of topics in which a node of this name holds something."""
+        return f"{self.nodes}.{name}"
+
+    def idempotency(self, app_id: str, key: str) -> bytes:
+        """Return the key of what was answered under an idempotency key."""
+        return f"{self._prefix}idempotency.{app_id}.{key}".encode()
