@@ -83,26 +83,36 @@ class _Workers:
         pause = _PAUSES[0]
         while not self._stopping.is_set():
             started = loop.time()
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the parent, which passes it on
-            )
-            self._processes.add(process)
-            if self._stopping.is_set():
-                process.send_signal(signal.SIGTERM)
-            code = await process.wait()
-            self._processes.discard(process)
-            if self._stopping.is_set():
-                return
-            if loop.time() - started > _STEADY_SECONDS:
-                pause = _PAUSES[0]
-            self._log.error("A worker has ended; another one starts", code=code, seconds=pause)
+            try:
+                code = await self._run_one(command)
+            except OSError as exc:
+                # The system has no room for a process now; the other workers go on.
+                self._log.error("A worker can't be started", reason=str(exc), seconds=pause)
+            else:
+                if self._stopping.is_set():
+                    return
+                if loop.time() - started > _STEADY_SECONDS:
+                    pause = _PAUSES[0]
+                self._log.error("A worker has ended; another one starts", code=code, seconds=pause)
             try:
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
             except TimeoutError:
                 pause = min(2 * pause, _PAUSES[1])
+
+    async def _run_one(self, command: Sequence[str]) -> int:
+        """Run a worker to its end, and return its exit code."""
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the parent, which passes it on
+        )
+        self._processes.add(process)
+        if self._stopping.is_set():
+            process.send_signal(signal.SIGTERM)
+        code = await process.wait()
+        self._processes.discard(process)
+        return code
 
     def _stop(self, number: signal.Signals) -> None:
         self._stopping.set()

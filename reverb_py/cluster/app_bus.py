@@ -10,7 +10,7 @@ from reverb_py.cluster.connections import RedisLink
 from reverb_py.cluster.idempotency import Claims
 from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.listening import Listening
-from reverb_py.cluster.messages import decode_last_event
+from reverb_py.cluster.messages import Unintelligible, decode_last_event
 from reverb_py.cluster.outgoing import Outgoing
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
 from reverb_py.core.bus import Census
@@ -185,7 +185,10 @@ class AppBus:
     def remember(self, name: str, value: bytes | None, ttl: int) -> None:
         """Redis has said what was said last on a cache channel, and for how many ms it counts."""
         if value is not None and ttl > 0:
-            frame, data = decode_last_event(value)
+            try:
+                frame, data = decode_last_event(value)
+            except Unintelligible:
+                return  # Whatever it is, no node has said it.
             self.hub.remember(name, frame, data, ttl / 1000)
 
 

@@ -14,15 +14,32 @@ from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
 
 from reverb_py.cluster.scripts import SCRIPTS
 
-__all__ = ["PATIENCE_SECONDS", "Command", "RedisAddress", "RedisLink", "Subscription", "evaluation"]
+__all__ = [
+    "PATIENCE_SECONDS",
+    "Command",
+    "RedisAddress",
+    "RedisLink",
+    "SpoiledKey",
+    "Subscription",
+    "evaluation",
+]
 
 PATIENCE_SECONDS = 1.0
 """Time after which a client is answered from what is known here."""
 
+_ASKED_AT_ONCE = 32
+_SPOILED = ("WRONGTYPE", "not an integer", "not a valid", "overflow", "attempt to ")
+
 Command = tuple[Any, ...]
+
+
+class SpoiledKey(Exception):
+    """What lies under a key is not what the nodes have put there; it says what Redis says."""
+
 
 _DIGESTS = {
     script: hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest() for script in SCRIPTS
@@ -75,6 +92,7 @@ class RedisLink:
         self._address = address
         self.trouble: str | None = "Redis has not been reached yet"
         self._client: Any = None
+        self._asking = asyncio.Semaphore(_ASKED_AT_ONCE)
         self._sentinel: Any = None
         self.publish_command = "SPUBLISH" if address.is_cluster else "PUBLISH"
 
@@ -136,8 +154,31 @@ class RedisLink:
             for script in SCRIPTS:
                 await self._client.script_load(script)
 
+    async def ask(self, commands: Iterable[Command]) -> list[Any]:
+        """
+        Run commands for one of many requests, in turn with them, and return their answers.
+
+        However many requests there are at once, they leave connections for the node itself.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis failed.
+        """
+        async with self._asking:
+            answers = await self.run(commands)
+        for answer in answers:
+            if isinstance(answer, SpoiledKey):
+                raise RedisError(str(answer))
+        return answers
+
     async def run(self, commands: Iterable[Command]) -> list[Any]:
-        """Run commands in one go, those of one key in this order, and return their answers."""
+        """
+        Run commands in one go, those of one key in this order, and return their answers.
+
+        Where a key is not what it should be, the answer is a `SpoiledKey`.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis failed.
+        """
         if self._client is None:
             raise ConnectionError("Redis is away")
         pipeline = (
@@ -148,8 +189,8 @@ class RedisLink:
         for command in commands:
             pipeline.execute_command(*command)
         async with asyncio.timeout(self._address.timeout):
-            answers: list[Any] = await pipeline.execute()
-        return answers
+            answers = await pipeline.execute(raise_on_error=False)
+        return [_checked(answer) for answer in answers]
 
     async def subscription(self, receive: Callable[[bytes, bytes], None]) -> Subscription:
         """Open what listens to topics: `receive` gets each message's topic and text."""
@@ -272,6 +313,8 @@ class Subscription:
         while True:
             answer = await connection.read_response(timeout=math.inf)
             self._heard[name] = self._time()
+            if not isinstance(answer, list) or len(answer) < 2:
+                raise ConnectionError("Redis says what is no message")
             if answer[0] == message:
                 receive(answer[1], answer[2])
             elif answer[0] == confirmation:
@@ -283,6 +326,15 @@ class Subscription:
                 if answer[1] not in self._leaving:
                     raise ConnectionError("Redis has moved a topic to another of its nodes")
                 self._leaving.discard(answer[1])
+
+
+def _checked(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        text = str(answer)
+        if isinstance(answer, ResponseError) and any(word in text for word in _SPOILED):
+            return SpoiledKey(text)
+        raise answer
+    return answer
 
 
 def _joined(addresses: Iterable[tuple[str, int]]) -> str:

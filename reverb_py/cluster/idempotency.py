@@ -39,14 +39,14 @@ class Claims:
             commands += [("SET", name, b"", "NX", "PX", _CLAIM_MILLISECONDS), ("GET", name)]
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                answers = await self._link.run(commands)
+                answers = await self._link.ask(commands)
                 for key, name, is_new, value in zip(
                     keys, names, answers[::2], answers[1::2], strict=True
                 ):
                     while not is_new and value == b"":
                         # Another node is at it.
                         await asyncio.sleep(_LOOK_SECONDS)
-                        [value] = await self._link.run([("GET", name)])
+                        [value] = await self._link.ask([("GET", name)])
                     if not is_new and value:
                         taken[key] = value[1:]
         except (RedisError, OSError, TimeoutError):

@@ -100,11 +100,11 @@ class Inquiries:
         begun = loop.time()
         question = self._questions[number] = _Question(figures)
         named = None if names is None else list(names)
-        message = encode(Ask(self._node_id, app_id, number, self._keys.own_topic, prefix, named))
+        message = encode(Ask(self._node_id, app_id, number, prefix, named))
         publishing = (self._link.publish_command, self._keys.control_topic, message)
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                [heard] = await self._link.run([publishing])
+                [heard] = await self._link.ask([publishing])
                 question.expected = int(heard) - 1
                 question.look()
                 await question.future
@@ -121,7 +121,7 @@ class Inquiries:
         Take what was said on this node's own topic.
 
         Raises:
-            ValueError: It is no answer.
+            Unintelligible: It is no answer.
         """
         answer = decode_answer(message)
         question = self._questions.get(answer.number)
@@ -147,7 +147,7 @@ class Inquiries:
         Take what was said to all nodes.
 
         Raises:
-            ValueError: It is nothing that nodes say.
+            Unintelligible: It is nothing that nodes say.
         """
         request = decode_request(message)
         if request.node == self._node_id:
@@ -164,7 +164,7 @@ class Inquiries:
                 for name, (subscribers, user_ids) in census.channels.items()
             }
             answer = Answer(request.number, channels, census.connections)
-            self._outgoing.tell(request.answer_to, answer)
+            self._outgoing.tell(self._keys.topic_of_node(request.node), answer)
         elif app_bus is not None:
             app_bus.hub.terminate_here(request.user_id)
 
@@ -173,7 +173,7 @@ class Inquiries:
         key = self._keys.topic(app_bus.app_id, name) + b":last"
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                value, ttl = await self._link.run([("GET", key), ("PTTL", key)])
+                value, ttl = await self._link.ask([("GET", key), ("PTTL", key)])
         except (RedisError, OSError, TimeoutError):
             return
         app_bus.remember(name, value, ttl)

@@ -14,17 +14,21 @@ class Keys:
 
     def __init__(self, prefix: str, node_id: str) -> None:
         self._prefix = prefix
-        self.nodes = f"{prefix}nodes"
+        self.nodes = f"{prefix}nodes".encode()
         self.control_topic = f"{prefix}control".encode()
-        self.own_topic = f"{prefix}node.{node_id}".encode()
+        self.own_topic = self.topic_of_node(node_id)
 
     def topic(self, app_id: str, name: str) -> bytes:
         """Return the topic of a channel, or of a user."""
         return f"{self._prefix}{{{app_id}:{name}}}".encode()
 
-    def held_by(self, name: str) -> str:
+    def topic_of_node(self, node_id: str) -> bytes:
+        """Return the topic to which a node listens alone."""
+        return f"{self._prefix}node.{node_id}".encode()
+
+    def held_by(self, name: bytes) -> bytes:
         """Return the key of the set of topics in which a node of this name holds something."""
-        return f"{self.nodes}.{name}"
+        return self.nodes + b"." + name
 
     def idempotency(self, app_id: str, key: str) -> bytes:
         """Return the key of what was answered under an idempotency key."""

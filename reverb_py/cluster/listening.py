@@ -10,12 +10,13 @@ from reverb_py.cluster.connections import (
     PATIENCE_SECONDS,
     Command,
     RedisLink,
+    SpoiledKey,
     Subscription,
     evaluation,
 )
 from reverb_py.cluster.keys import Keys
 from reverb_py.cluster.membership import Membership
-from reverb_py.cluster.messages import Change, Counts, Published, decode
+from reverb_py.cluster.messages import Change, Counts, Published, decode, decode_members
 from reverb_py.cluster.outgoing import Outgoing
 from reverb_py.cluster.scripts import SNAPSHOT, keys_of
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic, take
@@ -60,6 +61,7 @@ class Listening:
         self._idle: dict[Topic, float] = {}
         self._to_listen: dict[Topic, None] = {}
         self._to_look_at: dict[Topic, None] = {}
+        self._spoiled: dict[Topic, None] = {}
         self._something_to_listen = asyncio.Event()
         self._something_to_look_at = asyncio.Event()
 
@@ -190,7 +192,7 @@ class Listening:
         Take what was said on a topic; what is of no interest any more is passed over.
 
         Raises:
-            ValueError: It is nothing that a node or a script says.
+            Unintelligible: It is nothing that a node or a script says.
         """
         topic = self._topics.get(key)
         if topic is None:
@@ -219,6 +221,7 @@ class Listening:
         self._subscription = None
         self._to_listen.clear()
         self._to_look_at.clear()
+        self._spoiled.clear()
         for topic in list(self._topics.values()):
             topic.lost()
         for topic in list(self._topics.values()):
@@ -247,18 +250,27 @@ class Listening:
         while self._to_look_at:
             topics = take(self._to_look_at, _BATCH)
             answers = await self._link.run([self._snapshot(topic) for topic in topics])
-            for topic, (version, infos) in zip(topics, answers, strict=True):
-                pairs = dict(zip(infos[::2], infos[1::2], strict=True))
-                members = {user_id.decode(): info for user_id, info in pairs.items()}
-                is_lenient = self._loop.time() < self._lenient_until
-                if topic.is_listening:
-                    topic.snapshot(int(version), members, is_lenient=is_lenient)
+            is_lenient = self._loop.time() < self._lenient_until
+            for topic, answer in zip(topics, answers, strict=True):
+                if not topic.is_listening or topic in self._to_look_at:
+                    continue  # It has asked again since; what was answered may be too old.
+                if isinstance(answer, SpoiledKey) or not answer[0].isdigit():
+                    self._spoiled[topic] = None
+                    continue
+                version, pairs = answer
+                topic.snapshot(int(version), decode_members(pairs), is_lenient=is_lenient)
                 if is_lenient:
                     self._loop.call_at(self._lenient_until, self._look_again, topic)
 
+    def retry(self) -> None:
+        """Fetch again what could not be read because a key was spoiled."""
+        spoiled, self._spoiled = self._spoiled, {}
+        for topic in spoiled:
+            self._look_again(topic)
+
     def _look_again(self, topic: Topic) -> None:
         if topic.members is not None and topic.is_listening and not self.is_away:
-            self.fetch_members(topic)
+            topic.look_again()
 
     def _snapshot(self, topic: Topic) -> Command:
         keys = keys_of(topic.key, self._membership.name)

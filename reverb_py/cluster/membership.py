@@ -12,7 +12,10 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from reverb_py.cluster.connections import Command, RedisLink, evaluation
+import structlog
+from redis.exceptions import RedisError
+
+from reverb_py.cluster.connections import Command, RedisLink, SpoiledKey, evaluation
 from reverb_py.cluster.keys import Keys
 from reverb_py.cluster.scripts import COUNT, HOLD, LEASE, REAP, RELEASE, keys_of
 from reverb_py.cluster.topics import USER_PREFIX, Hold, Topic, take
@@ -50,29 +53,35 @@ class Membership:
         self._topics = topics
         self._lease_milliseconds = int(lease_seconds * 1000)
         self._loop = asyncio.get_running_loop()
+        self._log = structlog.get_logger("reverb_py")
         self._numbers = count(1)
-        self.name = ""
-        self._retired: dict[str, float] = {}
+        self.name = b""
+        self._retired: dict[bytes, float] = {}
         self._may_change = False
         self._changing = asyncio.Lock()
         self._to_change: dict[Hold, None] = {}
         self._to_count: dict[Topic, None] = {}
+        self._spoiled: dict[Hold | Topic, None] = {}
         self._to_unregister: dict[bytes, str] = {}
         self._registered: set[bytes] = set()
         self._something_to_change = asyncio.Event()
 
     # The name.
 
-    async def take_name(self) -> list[str]:
+    async def take_name(self) -> list[bytes]:
         """
         Be another node from now on, which has yet to hold anything.
 
         Returns the names of dead nodes.
         """
         async with self._changing:
+            now = self._loop.time()
+            for name, since in list(self._retired.items()):
+                if now - since > _RETIRED_SECONDS:
+                    del self._retired[name]
             if self.name:
-                self._retired[self.name] = self._loop.time()
-            self.name = f"{self._node_id}.{next(self._numbers)}"
+                self._retired[self.name] = now
+            self.name = f"{self._node_id}.{next(self._numbers)}".encode()
             dead = await self._renew(is_new=True)
             self._registered.clear()
             self._may_change = True
@@ -84,38 +93,50 @@ class Membership:
                     self._to_count[topic] = None
         return dead or []
 
-    async def is_known(self, name: str) -> bool:
+    async def is_known(self, name: bytes) -> bool:
         """Tell whether Redis has not forgotten a node of this name, dead or alive."""
         return await self._run(("ZSCORE", self._keys.nodes, name)) is not None
 
-    async def renew(self) -> list[str] | None:
+    async def renew(self) -> list[bytes] | None:
         """Renew the lease; return the names of dead nodes, or None when this one is dead."""
         return await self._renew(is_new=False)
 
-    async def _renew(self, *, is_new: bool) -> list[str] | None:
+    async def _renew(self, *, is_new: bool) -> list[bytes] | None:
         arguments = (self.name, self._lease_milliseconds, int(is_new))
         dead = await self._run(evaluation(LEASE, [self._keys.nodes], *arguments))
         if dead is None:
             return None
-        return [name for name in map(bytes.decode, dead) if name != self.name]
+        return [name for name in dead if name != self.name]
 
-    async def reap(self, name: str) -> None:
-        """Take away what a node held that is not there any more. May be done by several at once."""
+    async def reap(self, name: bytes) -> None:
+        """
+        Take away what a node held that is not there any more. May be done by several at once.
+
+        Where a key is spoiled, the rest is taken away, and the name stays until it can go.
+        """
         key = self._keys.held_by(name)
         while topics := await self._run(("SRANDMEMBER", key, _BATCH)):
-            places = [tuple(topic.decode().split("\0", 1)) for topic in topics]
+            places = [topic.decode(errors="replace").partition("\0") for topic in topics]
             answers = await self._link.run(
                 [
                     self._script_at(REAP, self._keys.topic(app_id, channel), name, name)
-                    for app_id, channel in places
+                    for app_id, _, channel in places
                 ]
             )
-            for (app_id, channel), (is_vacated, gone) in zip(places, answers, strict=True):
+            done = []
+            for topic, (app_id, _, channel), answer in zip(topics, places, answers, strict=True):
+                if isinstance(answer, SpoiledKey):
+                    self._complain(answer, self._keys.topic(app_id, channel))
+                    continue
+                done.append(topic)
                 app_bus = self._apps.get(app_id)
                 if app_bus is not None:
-                    users = [user_id.decode() for user_id in gone]
+                    is_vacated, gone = answer
+                    users = [user_id.decode(errors="replace") for user_id in gone]
                     app_bus.released(channel, users, is_vacated=bool(is_vacated))
-            await self._run(("SREM", key, *topics))
+            if not done:
+                return
+            await self._run(("SREM", key, *done))
         await self._run(("ZREM", self._keys.nodes, name))
 
     async def reap_retired(self) -> None:
@@ -164,6 +185,16 @@ class Membership:
         self._to_unregister.clear()
         self._to_change.clear()
         self._to_count.clear()
+        self._spoiled.clear()
+
+    def retry(self) -> None:
+        """Tell Redis again what it could not take because a key was spoiled."""
+        spoiled, self._spoiled = self._spoiled, {}
+        for one in spoiled:
+            if isinstance(one, Hold):
+                self.change(one)
+            else:
+                self.change_count(one)
 
     async def keep_changing(self) -> None:
         """Tell Redis what changes, until it fails, which raises."""
@@ -204,7 +235,17 @@ class Membership:
             commands.append(self._script(COUNT, topic, self.name, topic.subscribers))
         answers = await self._link.run(commands) if commands else []
         for hold, answer in zip(due, answers, strict=False):
-            self._hold_changed(hold, answer)
+            if isinstance(answer, SpoiledKey):
+                # It has failed as a whole.
+                hold.is_held = not hold.is_held
+                self._spoiled[hold] = None
+                self._complain(answer, hold.topic.key)
+            else:
+                self._hold_changed(hold, answer)
+        for topic, answer in zip(topics, answers[len(due) :], strict=True):
+            if isinstance(answer, SpoiledKey):
+                self._spoiled[topic] = None
+                self._complain(answer, topic.key)
 
     def _hold_changed(self, hold: Hold, answer: list[Any]) -> None:
         topic = hold.topic
@@ -247,12 +288,22 @@ class Membership:
     def _script(self, script: str, topic: Topic, *arguments: object) -> Command:
         return self._script_at(script, topic.key, self.name, *arguments)
 
-    def _script_at(self, script: str, key: bytes, name: str, *arguments: object) -> Command:
+    def _script_at(self, script: str, key: bytes, name: bytes, *arguments: object) -> Command:
         return evaluation(script, keys_of(key, name), key, self._link.publish_command, *arguments)
 
     async def _run(self, command: Command) -> Any:
+        """Run a command on one of the nodes' own keys, without which nothing goes."""
         [answer] = await self._link.run([command])
+        if isinstance(answer, SpoiledKey):
+            raise RedisError(f"{answer} ({command[0]} of the nodes)")
         return answer
+
+    def _complain(self, spoiled: SpoiledKey, key: bytes) -> None:
+        self._log.error(
+            "Something else was written to a channel's keys in Redis: delete them",
+            channel=key.decode(errors="replace"),
+            reason=str(spoiled),
+        )
 
 
 def _drop(hold: Hold) -> None:

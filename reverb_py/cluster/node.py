@@ -29,8 +29,9 @@ from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.keys import Keys
 from reverb_py.cluster.listening import Listening
 from reverb_py.cluster.membership import Membership
+from reverb_py.cluster.messages import Unintelligible
 from reverb_py.cluster.outgoing import Outgoing
-from reverb_py.cluster.supervision import end, until_one_fails
+from reverb_py.cluster.supervision import end, go_on, until_one_fails
 from reverb_py.cluster.topics import Topic
 from reverb_py.core.bus import Bus
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["Node", "Scaling"]
 
 _RETRY_SECONDS = (0.05, 1.0)
+_QUIET_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +62,8 @@ class Node:
     """
     This process among the others of its deployment.
 
-    `breaks` counts how often Redis went away.
+    `breaks` counts how often Redis went away, and `unintelligible` the messages on the node's
+    topics that made no sense.
     """
 
     def __init__(self, scaling: Scaling) -> None:
@@ -68,8 +71,11 @@ class Node:
         self._lease_seconds = scaling.lease_seconds
         self.id = secrets.token_hex(8)
         self._log = structlog.get_logger("reverb_py")
+        self._loop = asyncio.get_running_loop()
         self._is_leaving = False
         self.breaks = 0
+        self.unintelligible = 0
+        self._quiet_until = 0.0
         self._subscription: Subscription | None = None
         apps: dict[str, AppBus] = {}
         topics: dict[bytes, Topic] = {}
@@ -138,8 +144,8 @@ class Node:
         """
         begun = asyncio.Event()
         tasks = [
-            asyncio.create_task(self._stay(begun)),
-            asyncio.create_task(self._keep_tidy()),
+            asyncio.create_task(go_on("bus", lambda: self._stay(begun))),
+            asyncio.create_task(go_on("idle topics", self._keep_tidy)),
         ]
         try:
             try:
@@ -165,11 +171,12 @@ class Node:
 
     async def _stay(self, begun: asyncio.Event) -> None:
         pause = _RETRY_SECONDS[0]
+        await self._close()
         while True:
             try:
                 await self._live(begun)
             except (RedisError, OSError, TimeoutError) as exc:
-                reason = str(exc) or type(exc).__name__
+                reason = _reason(exc)
             except Exception:
                 reason = "A mistake in reverb_py, which its log shows"
                 self._log.exception("The bus begins again")
@@ -252,8 +259,27 @@ class Node:
                 for name in dead:
                     await self._membership.reap(name)
             await self._membership.reap_retired()
+            self._membership.retry()
+            self._listening.retry()
 
     def _received(self, key: bytes, message: bytes) -> None:
+        """Take what was said on a topic; what makes no sense is passed over, counted and logged."""
+        try:
+            self._take(key, message)
+        except Unintelligible as exc:
+            self.unintelligible += 1
+            now = self._loop.time()
+            if now >= self._quiet_until:
+                self._quiet_until = now + _QUIET_SECONDS
+                self._log.warning(
+                    "Messages on Redis are passed over that no node of this version says",
+                    topic=key.decode(errors="replace"),
+                    size=len(message),
+                    reason=str(exc),
+                    so_far=self.unintelligible,
+                )
+
+    def _take(self, key: bytes, message: bytes) -> None:
         if key == self._keys.control_topic:
             self._inquiries.told(message)
         elif key == self._keys.own_topic:
@@ -284,3 +310,10 @@ class Node:
                 await self._listening.keep_tidy()
             except (RedisError, OSError):
                 pass  # Whoever reads notices as well.
+
+
+def _reason(exc: Exception) -> str:
+    """Say what happened as Redis said it, whose first word the client takes off."""
+    text = str(exc) or type(exc).__name__
+    code = getattr(exc, "status_code", None)
+    return f"{code} {text}" if isinstance(code, str) and not text.startswith(code) else text

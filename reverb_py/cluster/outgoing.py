@@ -8,9 +8,8 @@ from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
-from redis.exceptions import RedisError
 
-from reverb_py.cluster.connections import PATIENCE_SECONDS, Command, RedisLink
+from reverb_py.cluster.connections import PATIENCE_SECONDS, Command, RedisLink, SpoiledKey
 from reverb_py.cluster.keys import Keys
 from reverb_py.cluster.messages import Event, encode, encode_published
 from reverb_py.cluster.topics import Topic, take
@@ -172,10 +171,10 @@ class Outgoing:
         try:
             while self._events and size < _BATCH_BYTES:
                 key = next(iter(self._events))
-                events = self._events.pop(key)
-                size += sum(len(frame) for frame, _, _ in events)
+                events, length = self._next_of(key)
+                size += length
                 count_sent += len(events)
-                last = self._last_events.pop(key, None)
+                last = None if key in self._events else self._last_events.pop(key, None)
                 if last is not None:
                     value = encode(last[:2])
                     commands.append(("SET", key + b":last", value, "PX", int(last[2] * 1000)))
@@ -190,7 +189,7 @@ class Outgoing:
                 # Some of what is waited for has to wait for the next turn.
                 self._settled, settled = settled, None
             answers = await self._link.run(commands)
-        except (RedisError, OSError, TimeoutError):
+        except BaseException:
             # They may have arrived; sent again, they might arrive twice.
             self.dropped += count_sent
             raise
@@ -201,8 +200,19 @@ class Outgoing:
             of_last = answers[-2 * len(recalled) :]
             for topic, value, ttl in zip(recalled, of_last[::2], of_last[1::2], strict=True):
                 if not topic.has_last_event:
-                    self._apps[topic.app_id].remember(topic.name, value, ttl)
+                    if not isinstance(value, SpoiledKey):
+                        self._apps[topic.app_id].remember(topic.name, value, ttl)
                     topic.last_event_is_known()
+
+    def _next_of(self, key: bytes) -> tuple[list[Event], int]:
+        """Take as many of a channel's events as one message should have; return their length."""
+        events, length = self._events.pop(key), 0
+        for number, (frame, _, _) in enumerate(events, 1):
+            length += len(frame)
+            if length >= _BATCH_BYTES and number < len(events):
+                self._events = {key: events[number:], **self._events}
+                return events[:number], length
+        return events, length
 
 
 def _finish(future: asyncio.Future[None]) -> None:

@@ -10,7 +10,8 @@ keys share a hash tag, and so one slot of a Redis Cluster:
 - `subscribers`: node → connections that are subscribed there;
 - `at:NODE`: the users for whom the node holds it.
 
-Every script changes nothing when it is run again. Members that come and go are told to the
+Every script looks at all of its keys before it changes one, so that it fails as a whole where
+something else lies there, and changes nothing when it is run again. Members that come and go are told to the
 channel's topic by the script itself: Redis puts them in order, and each is told once.
 """
 
@@ -26,6 +27,12 @@ local function tell(sign, user, info)
     redis.call('SET', version, string.format('%.0f', now))
     redis.call(publish, topic,
         string.format('%s%.0f %.0f %d\\n', sign, before, now, #user) .. user .. info)
+end
+local function look()
+    redis.call('HLEN', counts)
+    redis.call('HLEN', infos)
+    redis.call('HLEN', subscribers)
+    return tonumber(redis.call('GET', version) or '0') + redis.call('SCARD', at)
 end
 local function drop(user)
     if redis.call('HINCRBY', counts, user, -1) > 0 then return false end
@@ -45,12 +52,13 @@ HOLD = (
     + """
 local user, info, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local is_first, is_occupied = 0, 0
+look()
 if redis.call('SISMEMBER', at, user) == 0 then
     local is_held = redis.call('HEXISTS', counts, user) == 1
     if most > 0 and not is_held and redis.call('HLEN', counts) >= most then return {'full'} end
     if redis.call('EXISTS', counts) == 0 then is_occupied = 1 end
-    redis.call('SADD', at, user)
     redis.call('HINCRBY', counts, user, 1)
+    redis.call('SADD', at, user)
     if not is_held then
         is_first = 1
         if user ~= '' then
@@ -67,8 +75,10 @@ return {'held', is_first, is_occupied, redis.call('GET', version) or '0'}
 RELEASE = (
     _PRELUDE
     + """
-if redis.call('SREM', at, ARGV[3]) == 0 then return {0, 0} end
+look()
+if redis.call('SISMEMBER', at, ARGV[3]) == 0 then return {0, 0} end
 local is_last = drop(ARGV[3])
+redis.call('SREM', at, ARGV[3])
 return {is_last and 1 or 0, is_last and 1 - redis.call('EXISTS', counts) or 0}
 """
 )
@@ -77,11 +87,12 @@ return {is_last and 1 or 0, is_last and 1 - redis.call('EXISTS', counts) or 0}
 REAP = (
     _PRELUDE
     + """
+look()
 local gone, was_occupied = {}, redis.call('EXISTS', counts)
 for _, user in ipairs(redis.call('SMEMBERS', at)) do
     if drop(user) then gone[#gone + 1] = user end
+    redis.call('SREM', at, user)
 end
-redis.call('DEL', at)
 if redis.call('HDEL', subscribers, ARGV[3]) == 1 then tell_counts() end
 return {was_occupied - redis.call('EXISTS', counts), gone}
 """
@@ -121,7 +132,7 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f',
 SCRIPTS = (HOLD, RELEASE, REAP, COUNT, SNAPSHOT, LEASE)
 
 
-def keys_of(topic: bytes, node: str) -> list[bytes]:
+def keys_of(topic: bytes, node: bytes) -> list[bytes]:
     """Return the keys that every script about a topic takes, for what this node holds in it."""
     shared = [topic + end for end in (b":counts", b":infos", b":version", b":subscribers")]
-    return [*shared, topic + f":at:{node}".encode()]
+    return [*shared, topic + b":at:" + node]

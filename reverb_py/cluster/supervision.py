@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-__all__ = ["end", "until_one_fails"]
+import structlog
+
+__all__ = ["end", "go_on", "until_one_fails"]
 
 _CANCEL_SECONDS = 0.2
+_PAUSE_SECONDS = 1.0
+
+
+async def go_on(what: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """
+    Run what only ends when it is cancelled or has nothing left to do.
+
+    A mistake in it is logged under the name of `what`, and after a second it begins again.
+    """
+    while True:
+        try:
+            return await work()
+        except Exception:
+            structlog.get_logger("reverb_py").exception("A task begins again", task=what)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def until_one_fails(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -105,6 +105,7 @@ class Topic:
         "_behind",
         "_buffer",
         "_node",
+        "_snapshot_version",
         "_unconfirmed",
         "_waiting",
         "app_id",
@@ -147,6 +148,7 @@ class Topic:
         self.holds: dict[str, Hold] = {}
         self.subscribers = 0
         self.version: int | None = None
+        self._snapshot_version = 0
         self.has_last_event = not is_cached
         self._buffer: list[Change] | None = []
         self._behind: list[Hold] = []
@@ -346,12 +348,11 @@ class Topic:
                 if len(self._buffer) > MAX_BUFFERED_CHANGES:
                     self._buffer = None
             return
-        if change.version <= self.version:
+        if change.version <= self._snapshot_version:
             return
         if change.before != self.version and (change.before or self.members):
-            # Something was missed.
-            self.version, self._buffer = None, [change]
-            self._node.fetch_members(self)
+            # Something was missed; Redis, asked from now on, knows of this change as well.
+            self.look_again()
             return
         self.version = change.version
         self._apply(change)
@@ -364,6 +365,11 @@ class Topic:
             for hold in behind:
                 if hold.version is not None:
                     self.held(hold, hold.version)
+
+    def look_again(self) -> None:
+        """Have Redis say who is present; until it has, nobody is subscribed."""
+        self.version, self._buffer = None, []
+        self._node.fetch_members(self)
 
     def snapshot(self, version: int, infos: Mapping[str, bytes], *, is_lenient: bool) -> None:
         """
@@ -390,7 +396,7 @@ class Topic:
         if buffer is None:
             self._node.fetch_members(self)
             return
-        self.version = version
+        self.version = self._snapshot_version = version
         for change in buffer:
             self.changed(change)
         self._advance()

@@ -20,6 +20,7 @@ __all__ = [
     "connection_established",
     "error",
     "event",
+    "is_text_frame",
     "member_added",
     "member_removed",
     "signin_success",
@@ -39,6 +40,19 @@ def text_frame(payload: bytes) -> bytes:
     if length < 65536:
         return b"\x81\x7e%b%b" % (length.to_bytes(2, "big"), payload)
     return b"\x81\x7f%b%b" % (length.to_bytes(8, "big"), payload)
+
+
+def is_text_frame(frame: bytes) -> bool:
+    """Tell whether this is one whole frame as `text_frame` returns it, whatever it says."""
+    size = len(frame)
+    if size < 2 or frame[0] != 0x81:
+        return False
+    length = frame[1]
+    if length < 126:
+        return size == length + 2
+    if length == 126:
+        return size == int.from_bytes(frame[2:4], "big") + 4
+    return length == 127 and size == int.from_bytes(frame[2:10], "big") + 10
 
 
 def close_frame(code: int, reason: str) -> bytes:

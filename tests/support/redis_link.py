@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from hiredis import Reader
+
 __all__ = ["RedisLine", "redis_line"]
 
 
@@ -13,8 +15,11 @@ class RedisLine:
     """
     Carries connections to Redis on `port`.
 
-    While it `is_cut` nothing is carried either way and nobody is told, as behind a firewall that
-    drops packets: connections stay open, and new ones are accepted by nobody.
+    While it is cut nothing is carried either way and nobody is told, as behind a firewall that
+    drops packets: connections stay open, and new ones are accepted by nobody. `delay` is how many
+    seconds whatever is read waits before it is carried, in either direction. While there is a
+    `refusal`, such as `OOM command not allowed`, it is the answer to every command, and Redis gets
+    none of them.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -24,6 +29,8 @@ class RedisLine:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
+        self.delay = 0.0
+        self.refusal: str | None = None
 
     def cut(self) -> None:
         self._carries.clear()
@@ -52,14 +59,30 @@ class RedisLine:
             writer.transport.abort()
             return
         self._writers.add(to_upstream)
-        await asyncio.gather(self._pump(reader, to_upstream), self._pump(upstream, writer))
+        await asyncio.gather(
+            self._pump(reader, to_upstream, writer), self._pump(upstream, writer, None)
+        )
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        back: asyncio.StreamWriter | None,
+    ) -> None:
+        """Carry one direction; `back` is where commands are refused."""
+        commands = Reader()
         try:
             while data := await reader.read(65_536):
                 await self._carries.wait()
-                writer.write(data)
-                await writer.drain()
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                if self.refusal is None or back is None:
+                    writer.write(data)
+                    await writer.drain()
+                    continue
+                commands.feed(data)
+                while commands.gets() is not False:
+                    back.write(b"-%b\r\n" % self.refusal.encode())
         except ConnectionError:
             pass
         writer.close()

@@ -11,15 +11,18 @@ from typing import Any
 from reverb_py.cluster.connections import RedisAddress
 from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App
-from reverb_py.testing import PATIENCE, PusherClient, TestServer, serving
+from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.redis import RedisServer
 
-__all__ = ["APP", "COUNTING", "Deployment", "member", "until"]
+__all__ = ["APP", "COUNTING", "LONG_PATIENCE", "Deployment", "member", "until"]
 
 APP = App(id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8")
 COUNTING = App(
     id="1002", key="counting-key", secret="7ad3773142a6692b25b8", subscription_counts=True
 )
+
+LONG_PATIENCE = 60.0
+"""Seconds after which what a test asks for again and again is taken not to come."""
 
 
 class Deployment:
@@ -83,7 +86,7 @@ class Deployment:
         with self.redis.client() as client:
             nodes = client.zrange(f"{self.prefix}nodes", 0, -1)
             assert isinstance(nodes, list)
-            return [node.decode() for node in nodes]
+            return sorted(node.decode() for node in nodes)
 
     @asynccontextmanager
     async def leaving(self) -> AsyncIterator[Deployment]:
@@ -103,6 +106,6 @@ def member(user_id: str) -> str:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until something is so that nothing announces."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONG_PATIENCE):
         while not condition():  # noqa: ASYNC110 - nothing else says so
             await asyncio.sleep(0.01)

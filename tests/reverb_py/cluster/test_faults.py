@@ -15,7 +15,7 @@ import pytest
 
 from reverb_py.cluster import outgoing
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
-from tests.reverb_py.cluster.nodes import APP, COUNTING, Deployment, member, until
+from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment, member, until
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
 from tests.support.redis_link import redis_line
 
@@ -26,13 +26,13 @@ async def ready(node: TestServer) -> bool:
 
 
 async def becomes(node: TestServer, *, is_ready: bool) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONG_PATIENCE):
         while await ready(node) is not is_ready:  # noqa: ASYNC110 - asked, not told
             await asyncio.sleep(0.02)
 
 
 async def has_users(node: TestServer, *expected: str) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONG_PATIENCE):
         while await user_ids(node) != list(expected):  # noqa: ASYNC110 - asked, not told
             await asyncio.sleep(0.02)
 
@@ -41,7 +41,7 @@ async def has_subscribers(node: TestServer, channel: str, expected: int) -> None
     """Wait until a read counts so many; a node may have yet to notice that Redis went away."""
     answer = f'{{"occupied":true,"subscription_count":{expected}}}'
     info = {"info": "subscription_count"}
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(LONG_PATIENCE):
         heard = ""
         while heard != answer:
             _, heard = await node.request("GET", f"/channels/{channel}", None, info)
@@ -205,7 +205,7 @@ async def node_process(
     )
     try:
         assert process.stderr is not None
-        async with asyncio.timeout(3 * PATIENCE):
+        async with asyncio.timeout(LONG_PATIENCE):
             port = 0
             while not port:
                 line = (await process.stderr.readline()).decode()
@@ -286,7 +286,7 @@ async def test_workers_are_one_server(deployment: Deployment) -> None:
             gone = sorted([await first.receive() for _ in others])
             assert gone == sorted(removed(str(number)) for number in range(1, 12))
         process.terminate()
-        async with asyncio.timeout(3 * PATIENCE):
+        async with asyncio.timeout(LONG_PATIENCE):
             assert await process.wait() == 0
 
 

@@ -253,3 +253,27 @@ def test_whoever_joins_is_announced_in_json_that_reads_back(user_id: str, info: 
     [text] = texts_in(frames.member_added("presence-room", user_id, json.dumps(info).encode()))
 
     assert json.loads(json.loads(text)["data"]) == {"user_id": user_id, "user_info": info}
+
+
+@given(st.binary(max_size=70_000))
+def test_a_text_frame_is_known_as_one(payload: bytes) -> None:
+    frame = frames.text_frame(payload)
+    assert frames.is_text_frame(frame)
+    assert not frames.is_text_frame(frame + b"x")
+    assert not frames.is_text_frame(frame[:-1])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        b"",
+        b"\x81",
+        frames.close_frame(4100, "reason"),
+        frames.WEBSOCKET_PING,
+        b"\x01" + frames.PING[1:],
+        b"\x81\x7e\x00",
+        b"\x81\xff" + bytes(8),
+    ],
+)
+def test_nothing_else_is_a_text_frame(other: bytes) -> None:
+    assert not frames.is_text_frame(other)
