@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from reverb_py.cluster import outgoing
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
-from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment, member, until
+from tests.reverb_py.cluster.nodes import COUNTING, LONG_PATIENCE, Deployment, member, until
+from tests.reverb_py.cluster.processes import connected_to, node_process
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
 from tests.support.redis_link import redis_line
 
@@ -175,64 +171,6 @@ async def test_a_node_that_is_cut_off_loses_its_members_and_gets_them_back(
         await crosses(here, cut_off, "presence-room", 2)
 
 
-@asynccontextmanager
-async def node_process(
-    deployment: Deployment, *arguments: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, int]]:
-    """Run a node in a process of its own; lend it and its port."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(Path.cwd()),
-        "REVERB_APP_ID": APP.id,
-        "REVERB_APP_KEY": APP.key,
-        "REVERB_APP_SECRET": APP.secret,
-        "REVERB_SERVER_HOST": "127.0.0.1",
-        "REVERB_SERVER_PORT": "0",
-        "REVERB_SCALING_ENABLED": "true",
-        "REVERB_SCALING_CHANNEL": deployment.prefix.removesuffix(":"),
-        "REVERB_NODE_LEASE_SECONDS": "1",
-        "REDIS_PORT": str(deployment.redis.port),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "reverb_py",
-        "start",
-        *arguments,
-        env=environment,
-        stderr=asyncio.subprocess.PIPE,
-        stdin=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        assert process.stderr is not None
-        async with asyncio.timeout(LONG_PATIENCE):
-            port = 0
-            while not port:
-                line = (await process.stderr.readline()).decode()
-                assert line, "the node has ended"
-                if "Listening" in line:
-                    port = int(line.rpartition(":")[2].split("/")[0].split()[0].strip("\x1b[0m'"))
-        drain = asyncio.create_task(process.stderr.read())
-        yield process, port
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-        await process.wait()
-        await drain
-
-
-@asynccontextmanager
-async def connected_to(port: int) -> AsyncIterator[PusherClient]:
-    from websockets.asyncio.client import connect
-
-    url = f"ws://127.0.0.1:{port}/app/{APP.key}?protocol=7"
-    async with connect(url, compression=None, ping_interval=None) as websocket:
-        client = PusherClient(APP, websocket)
-        await client.receive_hello()
-        yield client
-
-
 async def test_a_killed_nodes_members_leave_within_its_lease_and_once(
     deployment: Deployment,
 ) -> None:
@@ -240,11 +178,11 @@ async def test_a_killed_nodes_members_leave_within_its_lease_and_once(
     watchers = [(await deployment.member(node, f"w{n}"))[0] for n, node in enumerate(nodes)]
     assert await watchers[0].receive() == added("w1")
 
-    async with node_process(deployment) as (process, port), connected_to(port) as client:
+    async with node_process(deployment) as node_there, connected_to(node_there.port) as client:
         await client.subscribe("presence-room", member("7"))
         for watcher in watchers:
             assert await watcher.receive() == added("7")
-        process.kill()
+        node_there.process.kill()
         for watcher in watchers:
             assert await watcher.receive() == removed("7")
 
@@ -258,24 +196,24 @@ async def test_a_node_that_was_frozen_comes_back_with_its_members(deployment: De
     node = await deployment.node(lease_seconds=1.0)
     watcher, _ = await deployment.member(node, "1")
 
-    async with node_process(deployment) as (process, port), connected_to(port) as client:
+    async with node_process(deployment) as node_there, connected_to(node_there.port) as client:
         await client.subscribe("presence-room", member("7"))
         assert await watcher.receive() == added("7")
-        process.send_signal(signal.SIGSTOP)
+        node_there.process.send_signal(signal.SIGSTOP)
         assert await watcher.receive() == removed("7")
-        process.send_signal(signal.SIGCONT)
+        node_there.process.send_signal(signal.SIGCONT)
         assert await watcher.receive() == added("7")
         await client.ping()
         await crosses(node, client, "presence-room", 1)
 
 
 async def test_workers_are_one_server(deployment: Deployment) -> None:
-    async with node_process(deployment, "--workers", "2") as (process, port):
-        async with connected_to(port) as first:
+    async with node_process(deployment, "--workers", "2") as server:
+        async with connected_to(server.port) as first:
             await first.subscribe("presence-room", member("0"))
             others = []
             for number in range(1, 12):
-                context = connected_to(port)
+                context = connected_to(server.port)
                 client = await context.__aenter__()
                 others.append(context)
                 data = await client.subscribe("presence-room", member(str(number)))
@@ -285,9 +223,9 @@ async def test_workers_are_one_server(deployment: Deployment) -> None:
                 await context.__aexit__(None, None, None)
             gone = sorted([await first.receive() for _ in others])
             assert gone == sorted(removed(str(number)) for number in range(1, 12))
-        process.terminate()
+        server.process.terminate()
         async with asyncio.timeout(LONG_PATIENCE):
-            assert await process.wait() == 0
+            assert await server.process.wait() == 0
 
 
 async def test_what_waits_for_redis_is_bounded(
