@@ -11,8 +11,8 @@ keys share a hash tag, and so one slot of a Redis Cluster:
 - `at:NODE`: the users for whom the node holds it.
 
 Every script looks at all of its keys before it changes one, so that it fails as a whole where
-something else lies there, and changes nothing when it is run again. Members that come and go are told to the
-channel's topic by the script itself: Redis puts them in order, and each is told once.
+something else lies there, and changes nothing when it is run again. Members that come and go are
+told to the channel's topic by the script itself: Redis puts them in order, and each is told once.
 """
 
 __all__ = ["COUNT", "HOLD", "LEASE", "REAP", "RELEASE", "SCRIPTS", "SNAPSHOT", "keys_of"]

@@ -33,14 +33,14 @@ class Deployment:
     ) -> None:
         self.redis = redis
         self.prefix = prefix
-        self._stack = stack
+        self.stack = stack
         self._address = address
 
     async def node(
         self, *apps: App, lease_seconds: float = 10.0, port: int | None = None, **settings: Any
     ) -> TestServer:
         """Start a node; `port` is that of what stands between it and Redis."""
-        return await self._stack.enter_async_context(
+        return await self.stack.enter_async_context(
             serving(
                 *(apps or (APP,)),
                 scaling=self.scaling(lease_seconds=lease_seconds, port=port),
@@ -64,7 +64,7 @@ class Deployment:
 
     async def client(self, node: TestServer) -> PusherClient:
         """Connect a client to a node."""
-        return await self._stack.enter_async_context(node.connected())
+        return await self.stack.enter_async_context(node.connected())
 
     async def member(
         self, node: TestServer, user_id: str, channel: str = "presence-room"

@@ -35,9 +35,13 @@ class NodeProcess:
         self._session = session
 
     def children(self) -> list[int]:
-        """Return the process ids of its workers."""
+        """Return the process ids of its workers, where the system is Linux."""
         path = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         return [int(pid) for pid in path.read_text().split()]
+
+    def kill_worker(self, pid: int) -> None:
+        """Kill one of its workers, at once."""
+        os.kill(pid, signal.SIGKILL)
 
     async def request(
         self, method: str, path: str, body: object = None, parameters: dict[str, str] | None = None
@@ -134,7 +138,7 @@ async def node_process(
 async def connected_to(port: int) -> AsyncIterator[PusherClient]:
     """Connect a client to a port, and take the hello."""
     url = f"ws://127.0.0.1:{port}/app/{APP.key}?protocol=7"
-    async with connect(url, compression=None, ping_interval=None) as websocket:
+    async with connect(url, compression=None, ping_interval=None, max_queue=None) as websocket:
         client = PusherClient(APP, websocket)
         await client.receive_hello()
         yield client
