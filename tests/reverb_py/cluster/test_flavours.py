@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import subprocess
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from typing import Any
 
 from redis.asyncio import Redis
 
-from reverb_py.testing import TestServer
-from tests.reverb_py.cluster.nodes import APP, COUNTING, Deployment
-from tests.reverb_py.cluster.test_faults import becomes
+from reverb_py.testing import PusherClient, TestServer
+from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment
+from tests.reverb_py.cluster.test_faults import becomes, has_users
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
 from tests.support.redis import (
     RedisServer,
@@ -65,6 +67,62 @@ async def test_a_cluster_with_sharded_topics() -> None:
                 with server.client() as client:
                     sizes.append(client.dbsize())
             assert all(sizes), "the keys lie on every node"
+
+
+async def test_a_slot_that_moves_to_another_primary_is_followed() -> None:
+    with redis_cluster() as servers:
+        async with AsyncExitStack() as stack:
+            deployment = Deployment(servers[0], "test:", stack, is_cluster=True)
+            here, there = await deployment.nodes(2, lease_seconds=2.0)
+            first, _ = await deployment.member(here, "7")
+            second, _ = await deployment.member(there, "8")
+            assert await first.receive() == added("8")
+
+            for _ in range(3):
+                move_slot_of(servers, f"{{{APP.id}:presence-room}}")
+                for node in (here, there):
+                    await becomes(node, is_ready=True)
+                await has_users(here, "7", "8")
+                await has_users(there, "7", "8")
+
+            # The last break may still have been unnoticed: what crosses then is not promised.
+            await both_are_heard(here, first, second)
+            await both_are_heard(there, first, second)
+
+
+async def both_are_heard(node: TestServer, *clients: PusherClient) -> None:
+    """Publish until everybody hears, and see that meanwhile nobody came or went."""
+    for client in clients:
+        heard = False
+        async with asyncio.timeout(LONG_PATIENCE):
+            while not heard:
+                mark = secrets.token_hex(4)
+                await node.publish("n", "presence-room", mark)
+                await client.send('{"event":"pusher:ping","data":{}}')
+                while "pong" not in (text := await client.receive()):
+                    assert "member_" not in text
+                    heard = heard or mark in text
+
+
+def move_slot_of(servers: list[RedisServer], key: str) -> None:
+    """Move a key's slot, with everything in it, to the primary after the one that has it."""
+    with ExitStack() as stack:
+        clients = [stack.enter_context(server.client()) for server in servers]
+
+        def on(number: int, *command: str | int | bytes) -> Any:
+            return clients[number].execute_command(*command)
+
+        slot = on(0, "CLUSTER", "KEYSLOT", key)
+        ids = [on(number, "CLUSTER", "MYID") for number in range(len(servers))]
+        keys = [on(number, "CLUSTER", "GETKEYSINSLOT", slot, 100) for number in range(len(servers))]
+        owner = next(number for number in range(len(servers)) if keys[number])
+        target = (owner + 1) % len(servers)
+        on(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", ids[owner])
+        on(owner, "CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+        port = servers[target].port
+        on(owner, "MIGRATE", "127.0.0.1", port, "", 0, 5_000, "KEYS", *keys[owner])
+        for number in (target, owner, *range(len(servers))):
+            on(number, "CLUSTER", "SETSLOT", slot, "NODE", ids[target])
 
 
 async def test_a_server_that_a_sentinel_knows_and_its_replacement() -> None:
