@@ -136,7 +136,10 @@ class _Member(asyncio.Protocol):
             head, end, rest = self._buffer.partition(b"\r\n\r\n")
             if not end:
                 return
-            assert head.startswith(b"HTTP/1.1 101 "), head
+            if not head.startswith(b"HTTP/1.1 101 "):
+                # On a machine that is too busy a request may come too late; then it comes again.
+                self.hang_up()
+                return
             self._buffer = rest
         while len(self._buffer) >= 4:
             length, start = self._buffer[1], 2

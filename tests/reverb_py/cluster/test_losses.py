@@ -225,9 +225,12 @@ async def member_over(deployment: Deployment, port: int, user_id: str) -> Pusher
 async def test_a_killed_worker_is_replaced_and_its_members_leave_once(
     deployment: Deployment,
 ) -> None:
-    node = await deployment.node(lease_seconds=1.0)
+    node = await deployment.node(lease_seconds=3.0)
     watcher, _ = await deployment.member(node, "watcher")
-    async with node_process(deployment, "--workers", "2") as server, AsyncExitStack() as stack:
+    async with (
+        node_process(deployment, "--workers", "2", lease_seconds=3.0) as server,
+        AsyncExitStack() as stack,
+    ):
         await until(lambda: len(deployment.stored_nodes()) == 3)
         clients: dict[str, PusherClient] = {}
         for number in range(16):
@@ -257,9 +260,12 @@ async def test_a_killed_worker_is_replaced_and_its_members_leave_once(
 
 
 async def test_workers_leave_when_their_parent_is_killed(deployment: Deployment) -> None:
-    node = await deployment.node(lease_seconds=1.0)
+    node = await deployment.node()
     watcher, _ = await deployment.member(node, "watcher")
-    async with node_process(deployment, "--workers", "2") as server, AsyncExitStack() as stack:
+    async with (
+        node_process(deployment, "--workers", "2", lease_seconds=10.0) as server,
+        AsyncExitStack() as stack,
+    ):
         clients = []
         for number in range(8):
             client = await stack.enter_async_context(connected_to(server.port))
