@@ -37,6 +37,7 @@ TIMESTAMP_TOLERANCE = 600
 """Seconds by which a signed request's timestamp may differ from the server's clock."""
 
 _EMPTY_DIGEST = hashlib.md5(b"", usedforsecurity=False).hexdigest()
+_ROOTS = ("/app/", "/apps/", "/users/", "/up", "/ready")
 _ALLOWED_INFO = frozenset({"subscription_count", "user_count"})
 _PREFLIGHT_HEADERS = (
     "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\n"
@@ -126,7 +127,10 @@ class HttpApi:
         """Return the path below the prefix the server is mounted under."""
         prefix = self._path_prefix
         if prefix and path.startswith(f"{prefix}/"):
-            return path[len(prefix) :]
+            below = path[len(prefix) :]
+            # The prefix may be /app itself, and yet be missing in front of it.
+            if below.startswith(_ROOTS):
+                return below
         return path
 
     def respond(self, request: Request) -> Response:
@@ -240,11 +244,12 @@ class HttpApi:
         if parameters.get("body_md5", digest) != digest:
             raise InvalidRequest(401, "body_md5 is not the MD5 of the body")
         paths = [path]
-        if path != request.path:
-            paths.append(request.path)
         if "%" in path:
             # Clients sign the path as they wrote it; their HTTP library may have encoded it since.
             paths.append(unquote(path))
+        if self._path_prefix:
+            # A proxy may have stripped the prefix that was signed, or added one that was not.
+            paths += [self._path_prefix + each for each in paths]
         body_md5 = None if digest == _EMPTY_DIGEST else digest
 
         def strings(signed: Mapping[str, str]) -> Iterator[str]:

@@ -100,11 +100,13 @@ async def test_offers_of_subprotocols_and_compression_are_declined(server: TestS
         await client.is_answered()
 
 
-@pytest.mark.parametrize("path", [f"/realtime{APP_PATH}", APP_PATH])
-async def test_a_path_prefix_works_with_and_without(path: str) -> None:
-    async with serving(path_prefix="/realtime") as server, connected_socket(server) as client:
-        await client.open_websocket(path)
-        await client.is_answered()
+@pytest.mark.parametrize("prefix", ["/realtime", "/app", "/apps", "/a/b", "/up"])
+async def test_a_path_prefix_works_with_and_without(prefix: str) -> None:
+    async with serving(path_prefix=prefix) as server:
+        for path in (APP_PATH, f"{prefix}{APP_PATH}"):
+            async with connected_socket(server) as client:
+                await client.open_websocket(path)
+                await client.is_answered()
 
 
 @pytest.mark.parametrize(

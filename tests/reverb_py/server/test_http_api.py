@@ -272,14 +272,40 @@ def test_reverbs_rule_leaves_out_the_digest_of_no_body() -> None:
         ("/apps/3/channels", "/apps/3/channels"),
         ("/realtime/apps/3/channels", "/realtime/apps/3/channels"),
         ("/realtime/apps/3/channels", "/apps/3/channels"),
+        ("/apps/3/channels", "/realtime/apps/3/channels"),
         ("/apps/%33/channels", "/apps/3/channels"),
         ("/apps/%33/channels", "/apps/%33/channels"),
+        ("/apps/%33/channels", "/realtime/apps/3/channels"),
+        ("/realtime/apps/%33/channels", "/realtime/apps/3/channels"),
     ],
 )
 def test_the_path_is_signed_with_or_without_its_prefix(path: str, signed_path: str) -> None:
     asked = signed("GET", signed_path)._replace(path=path)
     api = http_api(path_prefix="/realtime")
     assert api.respond(asked) == Response(200, b'{"channels":{}}')
+
+
+@pytest.mark.parametrize("prefix", ["/app", "/apps", "/up", "/ready", "/users", "/app/up"])
+@pytest.mark.parametrize("path", ["/apps/3/channels", "/up", "/ready"])
+def test_a_prefix_may_be_called_like_what_is_below_it(prefix: str, path: str) -> None:
+    api = http_api(path_prefix=prefix)
+    for asked in (path, prefix + path):
+        assert api.respond(signed("GET", asked)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/up", "/ready"])
+def test_probes_are_answered_with_and_without_the_prefix(path: str) -> None:
+    api = http_api(path_prefix="/realtime")
+    for method in ("GET", "HEAD"):
+        for asked in (path, f"/realtime{path}"):
+            assert api.respond(Request(method, asked, "", b"")).status == 200
+    assert api.respond(Request("GET", f"/elsewhere{path}", "", b"")).status == 404
+    assert api.respond(Request("GET", f"/realtime/realtime{path}", "", b"")).status == 404
+
+
+def test_a_signature_over_another_prefix_is_none() -> None:
+    asked = signed("GET", "/elsewhere/apps/3/channels")._replace(path="/apps/3/channels")
+    assert http_api(path_prefix="/realtime").respond(asked).status == 401
 
 
 def test_another_prefix_is_not_found() -> None:

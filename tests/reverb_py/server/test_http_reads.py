@@ -274,12 +274,14 @@ def test_terminating_closes_signed_in_connections_and_members() -> None:
     assert list(bystander.hub.sessions.values()) == [bystander]
 
 
-@pytest.mark.parametrize("path_prefix", ["", "/realtime"])
-def test_terminating_works_without_the_app_in_the_path(path_prefix: str) -> None:
+@pytest.mark.parametrize(
+    ("path_prefix", "app_path"), [("", ""), ("/realtime", "/realtime"), ("/realtime", "")]
+)
+def test_terminating_works_without_the_app_in_the_path(path_prefix: str, app_path: str) -> None:
     backend = Backend(OTHER, APP, path_prefix=path_prefix)
     member = backend.member("7")
 
-    answer = backend.ask("POST", "/users/7/terminate_connections", {}, app_path=path_prefix)
+    answer = backend.ask("POST", "/users/7/terminate_connections", {}, app_path=app_path)
 
     assert answer == EMPTY
     assert member.closed == [TERMINATED]
