@@ -250,7 +250,10 @@ def _of_server(hubs: Hubs, delivery: Delivery, listener: Listener) -> Iterator[M
         "Entries in the tables of the limits of an address.",
         (),
         lambda: [
-            Sample((), listener.addresses + sum(hub.client_event_limits.addresses for hub in hubs))
+            Sample(
+                (),
+                listener.addresses.count + sum(hub.client_event_limits.addresses for hub in hubs),
+            )
         ],
     )
     yield Measure(

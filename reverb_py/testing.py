@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,13 +25,14 @@ from typing import Any
 
 import aiohttp
 import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import ClientConnection, connect, unix_connect
 
 from reverb_py.cluster.node import Node
 from reverb_py.core.apps import App, Apps
 from reverb_py.protocol import signing
 from reverb_py.runtime import RunningServer, running_server
 from reverb_py.server.listener import Deadlines
+from reverb_py.server.tls import TlsFiles
 from reverb_py.settings import Settings
 
 __all__ = ["PATIENCE", "PusherClient", "TestServer", "serving"]
@@ -57,7 +59,8 @@ async def serving(
 
     Without `apps` it has one, with the key and the secret of the protocol's test vectors. Further
     arguments are fields of `Settings`; `deadlines` are those of the clients, and `timer_resolution`
-    is how exactly, in seconds, they are kept.
+    is how exactly, in seconds, they are kept. A client of a server with `tls` believes the server's
+    certificate and no other, whatever name it is for.
     """
     configured = Settings(
         **{
@@ -72,9 +75,21 @@ async def serving(
         running_server(
             configured, timer_resolution=timer_resolution, deadlines=deadlines
         ) as running,
-        aiohttp.ClientSession() as session,
+        aiohttp.ClientSession(connector=_connector(configured)) as session,
     ):
-        yield TestServer((apps or (_APP,))[0], running, session)
+        yield TestServer((apps or (_APP,))[0], running, session, configured)
+
+
+def _connector(settings: Settings) -> aiohttp.BaseConnector | None:
+    if settings.socket_path is None:
+        return None
+    return aiohttp.UnixConnector(str(settings.socket_path))
+
+
+def _client_context(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=files.certificate)
+    context.check_hostname = False
+    return context
 
 
 class TestServer:
@@ -82,9 +97,17 @@ class TestServer:
 
     __test__ = False
 
-    def __init__(self, app: App, running: RunningServer, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        app: App,
+        running: RunningServer,
+        session: aiohttp.ClientSession,
+        settings: Settings,
+    ) -> None:
         self.app = app
         self.port = running.port
+        self.socket_path = settings.socket_path
+        self.tls = None if settings.tls is None else _client_context(settings.tls)
         self.metrics_port = running.metrics_port
         self._running = running
         self._session = session
@@ -95,10 +118,14 @@ class TestServer:
         assert self._running.node is not None, "the server was started without `scaling`"
         return self._running.node
 
-    def reload(self, *apps: App) -> None:
-        """Go on with these apps, as the server does on SIGHUP; the first is this backend's."""
+    def reload(self, *apps: App, tls: TlsFiles | None = None) -> None:
+        """Go on with these, as the server does on SIGHUP; the first app is this backend's."""
+        self._running.reload(apps, tls)
         self.app = apps[0]
-        self._running.reload(apps)
+
+    async def drain(self, seconds: float = 0.0, delay_seconds: float = 0.0) -> None:
+        """Begin to stop: close the port after the delay, send clients away over `seconds`."""
+        await self._running.listener.drain(delay_seconds, seconds)
 
     @asynccontextmanager
     async def connect(
@@ -106,8 +133,16 @@ class TestServer:
     ) -> AsyncIterator[PusherClient]:
         """Open a WebSocket; the default path is the app's. The hello is still to be received."""
         path = f"/app/{self.app.key}" if path is None else path
-        url = f"ws://127.0.0.1:{self.port}{path}?{query}"
-        async with connect(url, compression=None, ping_interval=None, max_size=None) as websocket:
+        scheme = "ws" if self.tls is None else "wss"
+        url = f"{scheme}://127.0.0.1:{self.port}{path}?{query}"
+        options: dict[str, Any] = {"compression": None, "ping_interval": None, "max_size": None}
+        if self.tls is not None:
+            options["ssl"] = self.tls
+        if self.socket_path is None:
+            connecting = connect(url, **options)
+        else:
+            connecting = unix_connect(str(self.socket_path), url, **options)
+        async with connecting as websocket:
             yield PusherClient(self.app, websocket)
 
     @asynccontextmanager
@@ -152,9 +187,10 @@ class TestServer:
             asyncio.timeout(PATIENCE),
             self._session.request(
                 method,
-                f"http://127.0.0.1:{self.port}{path}",
+                f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}{path}",
                 params=parameters,
                 data=body or None,
+                ssl=self.tls or True,
             ) as response,
         ):
             return response.status, await response.text()

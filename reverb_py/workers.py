@@ -2,7 +2,9 @@
 Several processes on one port: a parent that starts them, keeps them running and passes signals on.
 
 Each worker is a server like any other; the system distributes connections among them, and Redis
-joins them. A worker ends when its parent does, however that ended: its standard input ends with it.
+joins them. A port they share by each listening there; the socket at a path is their parent's, and
+they accept from it. A worker ends when its parent does, however that ended: its standard input ends
+with it.
 """
 
 from __future__ import annotations
@@ -15,56 +17,61 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 import structlog
 
 from reverb_py.telemetry.metrics import MetricsPlace, WorkersMetrics
 
-__all__ = ["run_workers"]
+__all__ = ["Place", "reserved", "run_workers"]
 
 _STEADY_SECONDS = 10.0
 _PAUSES = (0.5, 30.0)
 
 
+class Place(NamedTuple):
+    """Where workers listen: the options that tell them, and the open files that come with them."""
+
+    options: Sequence[str]
+    files: Sequence[int] = ()
+
+
 async def run_workers(
-    number: int,
-    host: str,
-    port: int,
-    options: Sequence[str],
-    metrics: MetricsPlace | None = None,
-) -> None:
+    number: int, place: Place, options: Sequence[str], metrics: MetricsPlace | None = None
+) -> signal.Signals | None:
     """
     Run so many workers until SIGTERM or SIGINT, which are passed on, as SIGHUP is.
 
     A worker that ends by itself is started again, after a pause that grows while it does not last.
     `options` are further options of the command. `metrics` is where those of all workers are shown.
+    A second signal kills the workers and is returned.
 
     Raises:
-        OSError: The address is in use or not this machine's.
-        MetricsUnavailable: That of the metrics is.
+        MetricsUnavailable: The address of the metrics is in use or not this machine's.
     """
-    with _reserved(host, port) as place:
-        port = place.getsockname()[1]
-        command = [sys.executable, "-m", "reverb_py", "start", "--worker"]
-        command += ["--host", host, "--port", str(port), *options]
-        workers = [command] * number
-        async with AsyncExitStack() as stack:
-            if metrics is not None:
-                folder = Path(stack.enter_context(TemporaryDirectory(prefix="reverb-")))
-                sockets = [folder / str(worker) for worker in range(number)]
-                workers = [[*command, "--metrics-socket", str(socket)] for socket in sockets]
-                merged = WorkersMetrics(metrics.prefix, sockets)
-                metrics_port = await stack.enter_async_context(merged.served(metrics))
-                assert metrics_port is not None, "the parent shows them on a port"
-                log = structlog.get_logger("reverb_py")
-                log.info("Showing metrics", url=metrics.url(metrics_port))
-            await _Workers().run(workers)
+    command = [sys.executable, "-m", "reverb_py", "start", "--worker", *place.options, *options]
+    commands = [command] * number
+    workers = _Workers(place.files)
+    async with AsyncExitStack() as stack:
+        if metrics is not None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="reverb-")))
+            sockets = [folder / str(worker) for worker in range(number)]
+            commands = [[*command, "--metrics-socket", str(socket)] for socket in sockets]
+            merged = WorkersMetrics(metrics.prefix, sockets)
+            metrics_port = await stack.enter_async_context(merged.served(metrics))
+            assert metrics_port is not None, "the parent shows them on a port"
+            log = structlog.get_logger("reverb_py")
+            log.info("Showing metrics", url=metrics.url(metrics_port))
+        await workers.run(commands)
+    return workers.killed_by
 
 
 class _Workers:
-    def __init__(self) -> None:
+    def __init__(self, files: Sequence[int]) -> None:
+        self._files = files
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
+        self.killed_by: signal.Signals | None = None
         self._log = structlog.get_logger("reverb_py")
 
     async def run(self, commands: Sequence[Sequence[str]]) -> None:
@@ -106,15 +113,22 @@ class _Workers:
             *command,
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the parent, which passes it on
+            pass_fds=self._files,
         )
         self._processes.add(process)
-        if self._stopping.is_set():
+        if self.killed_by is not None:
+            process.kill()
+        elif self._stopping.is_set():
             process.send_signal(signal.SIGTERM)
         code = await process.wait()
         self._processes.discard(process)
         return code
 
     def _stop(self, number: signal.Signals) -> None:
+        if self._stopping.is_set():
+            self.killed_by = number
+            self._pass_on(signal.SIGKILL)
+            return
         self._stopping.set()
         self._pass_on(signal.SIGTERM if number == signal.SIGHUP else number)
 
@@ -124,8 +138,13 @@ class _Workers:
                 process.send_signal(number)
 
 
-def _reserved(host: str, port: int) -> socket.socket:
-    """Return a socket that has the address, without listening, so that nobody else takes it."""
+def reserved(host: str, port: int) -> socket.socket:
+    """
+    Return a socket that has the address, without listening, so that nobody else takes it.
+
+    Raises:
+        OSError: The address is in use or not this machine's.
+    """
     family, kind, protocol, _, address = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )[0]

@@ -178,10 +178,10 @@ class ClientEventLimits:
         """
         Count a client event, and say why it is not relayed, or return None.
 
-        What one address sends beyond its share is not counted for the app. The limits may change
-        from one call to the next; 0 means any number.
+        What one address sends beyond its share is not counted for the app. A client without an
+        address has no share. The limits may change from one call to the next; 0 means any number.
         """
-        if per_address:
+        if per_address and address:
             buckets = self._of_addresses
             if buckets is None or buckets.rate != per_address:
                 buckets = self._of_addresses = TokenBuckets(per_address, per_address, now)

@@ -12,17 +12,18 @@ import base64
 import binascii
 import enum
 from http import HTTPStatus
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import httptools
 from websockets.utils import accept_key
 
 from reverb_py.server.http_api import EMPTY, Request, Response, text_response
-from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, half_close
+from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, close, half_close
 from reverb_py.server.websocket_connection import upgrade_to_websocket
 
 if TYPE_CHECKING:
     from reverb_py.core.limits import Objection
+    from reverb_py.server.addresses import Caller
     from reverb_py.server.listener import Listener
 
 __all__ = ["HttpConnection"]
@@ -41,6 +42,7 @@ _STATUS_LINES = {
 }
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE = "Connection: close\r\n"
+_FORWARDED_FOR = b"x-forwarded-for"
 
 
 class _Stage(enum.Enum):
@@ -59,6 +61,10 @@ class _Refusal(Exception):
 
     def __init__(self, status: int, message: str, headers: str = "") -> None:
         self.response = text_response(status, message, headers)
+
+
+class _Ended(Exception):
+    """Stops the parser: what follows the last request is not answered."""
 
 
 class _LateAnswer:
@@ -91,12 +97,13 @@ class HttpConnection(asyncio.Protocol):
     A client of the HTTP API, or a WebSocket client before its upgrade.
 
     It is its parser's callback object. Nothing in it waits; a client that does not read its answers
-    is not read from either.
+    is not read from either. `caller` is who is known to be calling, where the transport can't tell.
     """
 
     __slots__ = (
         "_body",
         "_body_bytes",
+        "_caller",
         "_content_length",
         "_head_bytes",
         "_headers",
@@ -104,7 +111,6 @@ class HttpConnection(asyncio.Protocol):
         "_is_slow",
         "_late",
         "_listener",
-        "_objection",
         "_parser",
         "_stage",
         "_transport",
@@ -116,30 +122,40 @@ class HttpConnection(asyncio.Protocol):
         "timer_slot",
     )
 
-    def __init__(self, listener: Listener) -> None:
+    comes_back: ClassVar[bool] = False
+
+    def __init__(self, listener: Listener, caller: Caller | None = None) -> None:
         self._listener = listener
-        self._parser = httptools.HttpRequestParser(self)
         self._transport = cast(asyncio.Transport, None)
-        self._objection: Objection | None = None
+        self._caller = caller
         self._turns: Turns | None = None
         self._late: list[_LateAnswer] = []
         self._is_slow = False
         self._waiting_bytes = 0
         self.timer_due = 0
         self.timer_slot = 0
+        self._stage = _IDLE
         self.on_message_begin()
         self._stage = _IDLE
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was ever a transport, whose end is the end of the caller's visit."""
+        return self._transport is not None
 
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._objection = self._listener.transport_opened(self._transport)
+        self._parser = httptools.HttpRequestParser(self)
+        if self._caller is None:
+            self._caller = self._listener.caller_at(transport)
         self._listener.connection_opened(self)
         self._listener.wheel.schedule(self, self._listener.deadlines.head)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._listener.transport_closed(self._transport)
+        if self._caller is not None:
+            self._caller.leave()
         self._end()
 
     def _end(self) -> None:
@@ -172,9 +188,10 @@ class HttpConnection(asyncio.Protocol):
                 if self._body_bytes > _SMALL_BODY_BYTES and not self._is_signed:
                     self._count_waiting()
         except httptools.HttpParserCallbackError as exc:
-            if not isinstance(exc.__context__, _Refusal):
+            if isinstance(exc.__context__, _Refusal):
+                self._end_with(exc.__context__.response)
+            elif not isinstance(exc.__context__, _Ended):
                 raise
-            self._end_with(exc.__context__.response)
         except httptools.HttpParserError as exc:
             # What comes behind a request that ends the connection is not answered.
             if self._stage is not _CLOSING:
@@ -223,10 +240,16 @@ class HttpConnection(asyncio.Protocol):
             self._end_with(text_response(408, "The request took too long to arrive"))
 
     def shut_down(self) -> None:
-        """Close the connection once the answers given so far have left."""
+        """
+        Close the connection once the answers given so far have left.
+
+        A request that is on its way is answered before, or given up in its time.
+        """
+        if self._stage is _HEAD or self._stage is _BODY:
+            return
         self._stage = _CLOSING
         if not self._late:
-            self._transport.close()
+            close(self._transport)
         # A client that never reads would hold back the end for ever.
         self._listener.wheel.schedule(self, self._listener.deadlines.linger)
 
@@ -251,6 +274,8 @@ class HttpConnection(asyncio.Protocol):
     # What the parser calls. Exceptions leave `feed_data` as the context of a callback error.
 
     def on_message_begin(self) -> None:
+        if self._stage is _CLOSING:
+            raise _Ended
         self._stage = _HEAD
         self._head_bytes = 0
         self._unfinished_bytes = 0
@@ -268,7 +293,12 @@ class HttpConnection(asyncio.Protocol):
             raise self._head_too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.lower()] = value
+        lowercase = name.lower()
+        if lowercase == _FORWARDED_FOR and lowercase in self._headers:
+            # Some proxies put a line of their own below the one they were sent.
+            self._headers[lowercase] += b"," + value
+        else:
+            self._headers[lowercase] = value
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
@@ -301,15 +331,18 @@ class HttpConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade() or self._stage is _CLOSING:
             return
-        if self._objection is not None:
-            raise _Refusal(429, self._objection.message, _retry_after(self._objection))
+        caller = self._caller
+        if caller is not None and caller.objection is not None:
+            raise _Refusal(429, caller.objection.message, _retry_after(caller.objection))
         self._stage = _IDLE
         path, _, query = self._url.decode("latin-1").partition("?")
         method = self._parser.get_method().decode()
         request = Request(method, path, query, bytes(self._body), self._headers)
         if self._waiting_bytes:
             self._release_body()
-        objection = self._listener.objection_to_request(self._transport)
+        objection: Objection | None = None
+        if caller is not None:
+            objection = caller.objection_to_request(self._headers.get(_FORWARDED_FOR))
         if objection is None:
             response = self._listener.http_api.respond(request)
         else:
@@ -385,7 +418,7 @@ class HttpConnection(asyncio.Protocol):
         if self._late:
             return
         if self._stage is _CLOSING:
-            self._transport.close()
+            close(self._transport)
         elif not self._is_slow:
             self._own_turns().release()
 
@@ -396,7 +429,7 @@ class HttpConnection(asyncio.Protocol):
             )
 
     def _connection_header(self) -> str:
-        if not self._parser.should_keep_alive():
+        if self._listener.is_draining or not self._parser.should_keep_alive():
             return _CLOSE
         # HTTP/1.0 clients have to ask for it, and to be told.
         return "Connection: keep-alive\r\n" if b"connection" in self._headers else ""
@@ -468,6 +501,8 @@ class HttpConnection(asyncio.Protocol):
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key).encode()
         )
         transport, turns = self._transport, self._turns
+        if self._caller is not None:
+            self._caller.become_client(self._headers.get(_FORWARDED_FOR))
         protocol = upgrade_to_websocket(
             self._listener,
             transport,
@@ -475,7 +510,7 @@ class HttpConnection(asyncio.Protocol):
             path,
             query,
             self._headers.get(b"origin"),
-            self._objection,
+            self._caller,
         )
         self._end()
         if turns is not None:

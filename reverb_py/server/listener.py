@@ -8,20 +8,24 @@ are one flush a turn.
 from __future__ import annotations
 
 import asyncio
-import os
+import math
+import select
 import socket
+import ssl
+import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Protocol
+from typing import Any, Protocol
 
 from websockets.protocol import Protocol as Framing
 
 from reverb_py.core.apps import App
 from reverb_py.core.hubs import Hubs
-from reverb_py.core.limits import AddressLimits, Objection, network_of
 from reverb_py.core.timer_wheel import Timed, TimerWheel
+from reverb_py.server.addresses import Addresses, Caller, TrustedProxies, address_of
+from reverb_py.server.arrivals import Arrivals
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.http_connection import HttpConnection
 from reverb_py.server.slow_clients import SlowClients
@@ -33,6 +37,10 @@ _ACCEPTED_AT_ONCE = 64
 _RECEIVE_BUFFER_BYTES = 16_384
 _WAVE = 100
 _WAVE_SECONDS = 0.1
+# A connection begins, and is read from, within so many turns of being accepted.
+_TURNS_TO_BEGIN = 5
+# From Python 3.13 on, the loop would remove the socket's file, which may be shared.
+_KEEPING_THE_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +63,10 @@ class Deadlines:
 
 class Connection(Timed, Protocol):
     """What the listener asks of a connection, whichever protocol it speaks."""
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether its client connects again, here or elsewhere, as soon as it is told to go."""
 
     def shut_down(self) -> None:
         """Tell the client, close, and leave `Listener.connections` when it has gone."""
@@ -85,6 +97,9 @@ class Listener:
     together, and `max_waiting_bytes` all bodies together of requests that are not signed and have
     not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
 
+    New connections speak TLS under `tls`; one may be put in place of another at any time.
+    `is_draining` says that the server is on its way out and wants no new clients.
+
     Where no app is known yet, it is counted here: `refused` handshakes by their code, HTTP
     `errors` by their status, and `limit_hits` by the variable of the limit.
     """
@@ -101,15 +116,21 @@ class Listener:
         max_waiting_bytes: int = 0,
         clock: Callable[[], float],
         deadlines: Deadlines = Deadlines(),
-        address_limits: AddressLimits | None = None,
+        addresses: Addresses | None = None,
         trace: ConnectionTrace | None = None,
     ) -> None:
         self.hubs = hubs
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._server: asyncio.Server | None = None
+        self.tls: ssl.SSLContext | None = None
+        self.addresses = addresses or Addresses()
+        self.is_draining = False
+        self._listening: list[tuple[socket.socket, asyncio.Server | Arrivals]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._all_closed: asyncio.Event | None = None
+        self._sends_away = False
+        self._leaving: set[Connection] = set()
+        self._all_left = asyncio.Event()
         self._is_stopping = False
         self._date = (0, "")
         # What nearly every publish is answered in the second of this header.
@@ -122,7 +143,7 @@ class Listener:
         self.slow_clients = SlowClients(max_buffered_bytes_total)
         self.refused: Counter[int] = Counter()
         self.errors: Counter[int] = Counter()
-        self.limit_hits: Counter[str] = Counter()
+        self.limit_hits = self.addresses.limit_hits
         self.wheel = wheel
         self.connections: set[Connection] = set()
         # Parsers at the beginning of a frame, by the message size they allow, for whoever is next.
@@ -130,35 +151,60 @@ class Listener:
         self.call_soon = self._loop.call_soon
         self.time = self._loop.time
         self.deadlines = deadlines
-        self._address_limits = address_limits
-        self._addresses: dict[asyncio.Transport, str] = {}
         self.trace = trace
 
-    async def start(self, host: str, port: int, *, shares_port: bool = False) -> int:
+    async def start(
+        self,
+        sockets: Sequence[socket.socket],
+        *,
+        tls: ssl.SSLContext | None = None,
+        proxies: TrustedProxies | None = None,
+    ) -> None:
         """
-        Listen, and return the port, which the system picks when `port` is 0.
+        Listen on these sockets, which are closed when listening ends.
 
-        With `shares_port` other processes may listen there as well; each connection comes to one.
+        `proxies` are those that say in a PROXY head for whom they connect; nobody else may then.
 
         Raises:
-            OSError: The address is in use or not this machine's.
+            OSError: Somebody else listens there.
         """
-        self._server = await self._loop.create_server(
-            lambda: HttpConnection(self),
-            host,
-            port,
-            backlog=_ACCEPTED_AT_ONCE,
-            reuse_port=shares_port or None,
-        )
-        for listening in self._server.sockets:
+        self.tls = tls
+        for listening in sockets:
             # Accepted connections inherit this bound on what one client may have waiting.
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
+            listening.listen(_BACKLOG)
+            server: asyncio.Server | Arrivals
+            if tls is not None or proxies is not None:
+                server = Arrivals(self, listening, _ACCEPTED_AT_ONCE, proxies)
+            elif listening.family == socket.AF_UNIX:
+                server = await self._loop.create_unix_server(
+                    lambda: HttpConnection(self),
+                    sock=listening,
+                    backlog=_ACCEPTED_AT_ONCE,
+                    **_KEEPING_THE_PATH,
+                )
+            else:
+                server = await self._loop.create_server(
+                    lambda: HttpConnection(self), sock=listening, backlog=_ACCEPTED_AT_ONCE
+                )
+            self._listening.append((listening, server))
             # asyncio accepts as many connections in one go as may wait, before anybody's next turn.
-            with socket.socket(fileno=os.dup(listening.fileno())) as same:
-                same.listen(_BACKLOG)
+            listening.listen(_BACKLOG)
         self._advance_wheel()
-        listening_port: int = self._server.sockets[0].getsockname()[1]
-        return listening_port
+
+    async def drain(self, delay_seconds: float, seconds: float) -> None:
+        """
+        Stop being a server to go to, while those who are here are served.
+
+        From now on `is_draining` is true. After the delay, in which new clients still come in, the
+        port is closed, and WebSocket clients are told to come back (4200), evenly over `seconds`.
+        """
+        self.is_draining = True
+        if delay_seconds:
+            await asyncio.sleep(delay_seconds)
+        await self._stop_accepting()
+        if seconds:
+            await self._send_away(seconds, math.ceil(seconds / _WAVE_SECONDS))
 
     async def stop(self, grace_seconds: float) -> None:
         """
@@ -167,76 +213,82 @@ class Listener:
         WebSocket clients are told to come back (4200). They do so at once, so a crowd is told in
         waves, within half of the time. Whoever is still there after `grace_seconds` is cut off.
         """
-        self._is_stopping = True
-        if self._server is not None:
-            self._server.close()
+        self.is_draining = True
+        await self._stop_accepting()
         self._all_closed = asyncio.Event()
         try:
             async with asyncio.timeout(grace_seconds):
-                await self._shut_down_in_waves(grace_seconds / 2)
+                waves = math.ceil(len(self.connections) / _WAVE)
+                await self._send_away(min(grace_seconds / 2, waves * _WAVE_SECONDS), waves)
+                self._is_stopping = True
+                for connection in list(self.connections):
+                    connection.shut_down()
                 if self.connections:
                     await self._all_closed.wait()
         except TimeoutError:
+            pass
+        finally:
             for connection in list(self.connections):
                 connection.abort()
-        if self._timer is not None:
-            self._timer.cancel()
+            if self._timer is not None:
+                self._timer.cancel()
 
-    async def _shut_down_in_waves(self, seconds: float) -> None:
-        leaving = list(self.connections)
-        waves = range(0, len(leaving), _WAVE)
-        pause = min(_WAVE_SECONDS, seconds / max(1, len(waves)))
-        for start in waves:
-            if start and pause:
-                await asyncio.sleep(pause)
-            for connection in leaving[start : start + _WAVE]:
-                if connection in self.connections:
+    async def _stop_accepting(self) -> None:
+        """Close the port, once what the system has accepted for us has come in."""
+        waiting = select.poll()
+        for listening, _ in self._listening:
+            waiting.register(listening, select.POLLIN)
+        turns = _TURNS_TO_BEGIN if self._listening else 0
+        # Others may come without end. uvloop accepts one in a turn.
+        for _ in range(_BACKLOG):
+            if not turns:
+                break
+            await asyncio.sleep(0)
+            turns = _TURNS_TO_BEGIN if waiting.poll(0) else turns - 1
+        for _, server in self._listening:
+            server.close()
+        self._listening = []
+
+    async def _send_away(self, seconds: float, most_waves: int) -> None:
+        """Tell clients that come back to go, in waves that are evenly spread."""
+        self._sends_away = True
+        leaving = [connection for connection in self.connections if connection.comes_back]
+        self._leaving = set(leaving)
+        self._all_left.clear()
+        waves = min(most_waves, len(leaving))
+        start = self.time()
+        for wave in range(waves):
+            if (pause := start + seconds * wave / waves - self.time()) > 0:
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._all_left.wait()
+                except TimeoutError:
+                    pass
+            if not self._leaving:
+                return
+            first, behind = (len(leaving) * number // waves for number in (wave, wave + 1))
+            for connection in leaving[first:behind]:
+                if connection in self._leaving:
                     connection.shut_down()
 
-    def transport_opened(self, transport: asyncio.Transport) -> Objection | None:
-        """Count a connection against its address's limits; return why it may not stay, or None."""
-        if self._address_limits is None:
-            return None
-        address = self._addresses[transport] = _address(transport)
-        return self._counted(self._address_limits.admit(address))
-
-    def objection_to_request(self, transport: asyncio.Transport) -> Objection | None:
-        """Count an HTTP request against its address's limit; return why it is refused, or None."""
-        if self._address_limits is None:
-            return None
-        return self._counted(self._address_limits.admit_request(self._addresses[transport]))
-
-    def _counted(self, objection: Objection | None) -> Objection | None:
-        if objection is not None:
-            self.limit_hits[objection.limit] += 1
-        return objection
-
-    @property
-    def addresses(self) -> int:
-        """How many entries the tables of the addresses' limits have."""
-        return 0 if self._address_limits is None else self._address_limits.addresses
-
-    def address_of(self, transport: asyncio.Transport) -> str:
-        """Return what stands for the client's address where addresses are counted."""
-        if self._address_limits is None:
-            return _address(transport)
-        return self._addresses[transport]
-
-    def transport_closed(self, transport: asyncio.Transport) -> None:
-        """Forget a connection that was counted."""
-        if self._address_limits is not None:
-            self._address_limits.release(self._addresses.pop(transport))
+    def caller_at(self, transport: asyncio.BaseTransport) -> Caller | None:
+        """Take note of who connects; None when nobody is counted."""
+        return self.addresses.caller(address_of(transport))
 
     def connection_opened(self, connection: Connection) -> None:
-        """Take note of a connection; one that was accepted while the server stops goes at once."""
+        """Take note of a connection; one that begins while its like are sent away goes at once."""
         self.connections.add(connection)
-        if self._is_stopping:
+        if self._is_stopping or (self._sends_away and connection.comes_back):
             self.call_soon(connection.shut_down)
 
     def connection_closed(self, connection: Connection) -> None:
         """Forget a connection, its deadline included. Safe to call twice."""
         self.connections.discard(connection)
         self.wheel.cancel(connection)
+        if self._leaving:
+            self._leaving.discard(connection)
+            if not self._leaving:
+                self._all_left.set()
         if self._all_closed is not None and not self.connections:
             self._all_closed.set()
 
@@ -251,8 +303,3 @@ class Listener:
         loop = self._loop
         self._timer = loop.call_later(self.wheel.resolution, self._advance_wheel)
         self.wheel.advance(loop.time())
-
-
-def _address(transport: asyncio.Transport) -> str:
-    peer = transport.get_extra_info("peername")
-    return network_of(str(peer[0])) if peer else ""

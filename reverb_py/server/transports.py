@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from reverb_py.server.listener import Listener
 
-__all__ = ["LINGER_BYTES", "PIECE_BYTES", "Receiver", "Turns", "half_close"]
+__all__ = ["LINGER_BYTES", "PIECE_BYTES", "Receiver", "Turns", "close", "half_close"]
 
 PIECE_BYTES = 2_048
 """Bytes that are served without a look at the clock: whole requests and most messages are less."""
@@ -23,11 +23,18 @@ LINGER_BYTES = 33_554_432
 """Bytes that are still read, and thrown away, from a client that has been told the end."""
 
 
+def close(transport: asyncio.Transport) -> None:
+    """Close behind what was written. Safe to call twice, which a TLS transport's own is not."""
+    if not transport.is_closing():
+        transport.close()
+
+
 def half_close(transport: asyncio.Transport) -> None:
     """
     End our side of the stream behind what was written; what the client sends is still read.
 
     Bytes that arrive on a socket that is closed on both sides reset it, and the last words with it.
+    TLS has no such end: there the client's answer is waited for, as long as a client may linger.
     """
     if transport.is_closing() or not transport.can_write_eof():
         return

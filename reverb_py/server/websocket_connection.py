@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import unquote
 
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, Frame
@@ -21,14 +21,16 @@ from websockets.typing import BytesLike
 from websockets.utils import apply_mask
 
 from reverb_py.core.apps import BURST_SECONDS
+from reverb_py.core.limits import network_of
 from reverb_py.core.session import Session
 from reverb_py.protocol import frames
 from reverb_py.protocol.errors import ErrorCode
-from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, half_close
+from reverb_py.server.addresses import address_of
+from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, close, half_close
 
 if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
-    from reverb_py.core.limits import Objection
+    from reverb_py.server.addresses import Caller
     from reverb_py.server.listener import Listener
 
 __all__ = ["WebSocketConnection", "upgrade_to_websocket"]
@@ -58,22 +60,22 @@ def upgrade_to_websocket(
     path: str,
     query: str,
     origin: bytes | None,
-    objection: Objection | None,
+    caller: Caller | None,
 ) -> WebSocketConnection:
     """
     Hand over a connection, to a session or to a cheap refusal.
 
     `answer` is the 101 answer to its handshake, which goes out in one write with what comes first.
-    `origin` is the request's header: where the page that connects came from. `objection` says why
-    its address may have no further connection.
+    `origin` is the request's header: where the page that connects came from. `caller` is who
+    connects, where addresses are counted, and whether it may.
 
     A refused client gets `pusher:error` and a close frame with the same code, because some clients
     read only the one and some only the other.
     """
-    connection = WebSocketConnection(listener, transport)
+    connection = WebSocketConnection(listener, transport, caller)
     try:
-        if objection is not None:
-            raise _Refused(ErrorCode.OVER_CAPACITY, objection.message)
+        if caller is not None and caller.objection is not None:
+            raise _Refused(ErrorCode.OVER_CAPACITY, caller.objection.message)
         hub = _hub_to_join(listener, path, query, origin)
     except _Refused as refusal:
         connection.refuse(answer, path, refusal.code, refusal.message)
@@ -122,6 +124,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     __slots__ = (
         "_allowance",
+        "_caller",
         "_fragments",
         "_framing",
         "_last_received",
@@ -134,8 +137,13 @@ class WebSocketConnection(asyncio.Protocol):
         "timer_slot",
     )
 
-    def __init__(self, listener: Listener, transport: asyncio.Transport) -> None:
+    comes_back: ClassVar[bool] = True
+
+    def __init__(
+        self, listener: Listener, transport: asyncio.Transport, caller: Caller | None
+    ) -> None:
         self._listener = listener
+        self._caller = caller
         self._transport = transport
         self._session: Session | None = None
         self._framing: Framing | None = None
@@ -176,7 +184,9 @@ class WebSocketConnection(asyncio.Protocol):
     @property
     def address(self) -> str:
         """What stands for the client's address where addresses are counted."""
-        return self._listener.address_of(self._transport)
+        if self._caller is not None:
+            return self._caller.network
+        return network_of(address_of(self._transport))
 
     def close(self, code: ErrorCode, reason: str) -> None:
         """Close for a reason that is Pusher's: a message and a close frame with the same code."""
@@ -257,7 +267,8 @@ class WebSocketConnection(asyncio.Protocol):
                 framing.parser.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._listener.transport_closed(self._transport)
+        if self._caller is not None:
+            self._caller.leave()
         self._listener.slow_clients.discard(self)
         self._listener.connection_closed(self)
         self._end_session()
@@ -398,7 +409,7 @@ class WebSocketConnection(asyncio.Protocol):
         if framing.state is not OPEN:
             self._end_session()
             if framing.close_rcvd is not None:
-                self._transport.close()
+                close(self._transport)
             elif sent is not None:
                 figures = session.hub.figures
                 figures.closed[sent.code] += 1
@@ -448,7 +459,7 @@ class WebSocketConnection(asyncio.Protocol):
         """Throw away what comes behind the end; close when it is the answer to our close frame."""
         self._unparsed_bytes += len(data)
         if _is_close_frame(data):
-            self._transport.close()
+            close(self._transport)
         elif self._unparsed_bytes > LINGER_BYTES:
             self._transport.pause_reading()
 

@@ -13,7 +13,14 @@ _ROOT = Path(__file__).parents[2]
 _TEXT = (_ROOT / "docs" / "configuration.md").read_text()
 _LIMITS = _TEXT.partition("### Limits\n")[2].partition("\n## ")[0]
 _SOURCES = [
-    _ROOT / "reverb_py" / name for name in ("settings.py", "app_settings.py", "scaling_settings.py")
+    _ROOT / "reverb_py" / name
+    for name in (
+        "settings.py",
+        "app_settings.py",
+        "listening_settings.py",
+        "scaling_settings.py",
+        "server/tls.py",
+    )
 ]
 
 

@@ -18,14 +18,15 @@ from pathlib import Path
 import aiohttp
 import pytest
 from click.testing import CliRunner, Result
-from websockets.asyncio.client import connect
+from websockets.asyncio.client import ClientConnection, connect
 
 from reverb_py import __version__
 from reverb_py.cli import main
 from reverb_py.protocol import signing
+from tests.support.certificates import certificate_for, client_trusting
 from tests.support.metrics import scraped
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 SECRET = "p7ZkqT2mVx9sLw4RbN8c"
 APP = {"REVERB_APP_ID": "1001", "REVERB_APP_KEY": "my-key", "REVERB_APP_SECRET": SECRET}
 
@@ -77,7 +78,7 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Server]:
     process = await process_of("--host", "127.0.0.1", "--port", "0", *arguments, **environment)
     try:
         server = Server(process)
-        server.port = int((await server.said(r"Listening .*url=http://127\.0\.0\.1:(\d+)"))[1])
+        server.port = int((await server.said(r"Listening .*url=https?://127\.0\.0\.1:(\d+)"))[1])
         yield server
     finally:
         if process.returncode is None:
@@ -121,6 +122,122 @@ async def test_a_signal_stops_the_server_with_its_clients_told(number: signal.Si
     assert re.search(r"\[info +\] Listening +url=http://127\.0\.0\.1:\d+$", starting)
     assert "Stopping: connections are closed with 4200" in stopping
     assert re.search(r"\[info +\] Stopped$", stopped)
+
+
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+async def test_a_second_signal_ends_the_server_at_once(
+    first: signal.Signals, second: signal.Signals
+) -> None:
+    forever = {"REVERB_DRAIN_SECONDS": "3600", "REVERB_SHUTDOWN_SECONDS": "3600"}
+    async with started(**APP, **forever) as server:
+        url = f"ws://127.0.0.1:{server.port}/app/my-key"
+        async with connect(url) as one, connect(url) as other:
+            for client in (one, other):
+                await client.recv()
+            server.process.send_signal(first)
+            await server.said("Stopping: .* seconds=3600")
+            code, said = await server.stopped_by(second)
+    assert code == -second
+    assert "Traceback" not in said
+
+
+async def test_while_new_clients_still_come_in_ready_says_that_the_server_stops() -> None:
+    delay = {"REVERB_DRAIN_DELAY_SECONDS": "3600"}
+    async with started(**APP, **delay) as server, aiohttp.ClientSession() as http:
+        server.process.send_signal(signal.SIGTERM)
+        await server.said("Stopping: .* delay=3600")
+        async with http.get(f"http://127.0.0.1:{server.port}/ready") as response:
+            assert (response.status, await response.text()) == (503, "The server is shutting down")
+        async with connect(f"ws://127.0.0.1:{server.port}/app/my-key") as client:
+            assert "pusher:connection_established" in await client.recv(decode=True)
+        assert (await server.stopped_by(signal.SIGTERM))[0] == -signal.SIGTERM
+
+
+async def test_clients_are_sent_away_over_the_set_time_and_then_the_server_has_stopped() -> None:
+    async with started(**APP, REVERB_DRAIN_SECONDS="1") as server:
+        url = f"ws://127.0.0.1:{server.port}/app/my-key"
+        told: list[int] = []
+
+        async def stay(number: int, opened: asyncio.Semaphore) -> None:
+            async with connect(url) as client:
+                await client.recv()
+                opened.release()
+                await client.wait_closed()
+                told.append(client.close_code or 0)
+
+        opened = asyncio.Semaphore(0)
+        async with asyncio.TaskGroup() as clients:
+            for number in range(20):
+                clients.create_task(stay(number, opened))
+            for _ in range(20):
+                await opened.acquire()
+            code, said = await server.stopped_by(signal.SIGTERM)
+    assert told == [4200] * 20
+    assert code == 0
+    assert "Stopped" in said
+
+
+def set_of_files(folder: Path) -> set[Path]:
+    return set(folder.iterdir())
+
+
+async def test_a_unix_socket_is_listened_on_and_removed(tmp_path: Path) -> None:
+    path = tmp_path / "reverb.sock"
+    process = await process_of(**APP, REVERB_SERVER_SOCKET=str(path))
+    server = Server(process)
+    await server.said(rf"Listening +url=http\+unix:{re.escape(str(path))}")
+
+    refused = await process_of("--socket", str(path), **APP)
+    async with asyncio.timeout(PATIENCE):
+        out, err = await refused.communicate()
+    assert (refused.returncode, out) == (1, b"")
+    assert err.decode() == (
+        f"Error: can't listen on {path}: a server is listening there already "
+        "(choose another with --socket or REVERB_SERVER_SOCKET)\n"
+    )
+
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as http,
+        http.get("http://localhost/up") as response,
+    ):
+        assert response.status == 200
+    assert (await server.stopped_by(signal.SIGTERM))[0] == 0
+    assert set_of_files(tmp_path) == set()
+
+
+async def test_hanging_up_renews_the_certificate_for_new_connections(tmp_path: Path) -> None:
+    files, other = certificate_for(tmp_path, "first"), certificate_for(tmp_path, "second")
+    assert files.key is not None
+    assert other.key is not None
+    tls = {"REVERB_TLS_CERT_FILE": str(files.certificate), "REVERB_TLS_KEY_FILE": str(files.key)}
+    trusted = client_trusting(files, other)
+
+    def shown_to(client: ClientConnection) -> str:
+        certificate = client.transport.get_extra_info("ssl_object").getpeercert()
+        name: str = certificate["subject"][0][0][1]
+        return name
+
+    async with started(**APP, **tls) as server:
+        url = f"wss://127.0.0.1:{server.port}/app/my-key"
+        async with connect(url, ssl=trusted) as early:
+            await early.recv()
+            assert shown_to(early) == "first"
+
+            other.certificate.replace(files.certificate)
+            server.process.send_signal(signal.SIGHUP)
+            await server.said("The apps were not reloaded .*REVERB_TLS_KEY_FILE: .* is not the key")
+            async with connect(url, ssl=trusted) as late:
+                assert shown_to(late) == "first"
+
+            other.key.replace(files.key)
+            server.process.send_signal(signal.SIGHUP)
+            await server.said("Reloaded the apps")
+            async with connect(url, ssl=trusted) as late:
+                assert shown_to(late) == "second"
+            await early.send('{"event":"pusher:ping"}')
+            assert await early.recv(decode=True) == '{"event":"pusher:pong","data":"{}"}'
+        assert (await server.stopped_by(signal.SIGTERM))[0] == 0
 
 
 async def test_debug_shows_every_message_and_no_secret_and_no_signature() -> None:
@@ -275,6 +392,40 @@ def test_check_says_what_the_settings_mean_and_keeps_the_secret() -> None:
     assert result.output == (
         "Listens on 0.0.0.0:6001/realtime\nApp 1001 with key my-key\nThe settings are good.\n"
     )
+
+
+def test_check_tells_of_tls_and_of_proxies(tmp_path: Path) -> None:
+    files = certificate_for(tmp_path, "mine")
+    edge = {
+        "REVERB_SERVER_SOCKET": "/run/reverb.sock",
+        "REVERB_TLS_CERT_FILE": str(files.certificate),
+        "REVERB_TLS_KEY_FILE": str(files.key),
+        "REVERB_TRUSTED_PROXIES": "unix",
+        "REVERB_PROXY_PROTOCOL": "true",
+    }
+    result = invoke("check", **APP, **edge)
+
+    assert result.exit_code == 0
+    assert result.output == (
+        f"Listens on /run/reverb.sock with TLS, by {files.certificate}\n"
+        "Takes connections from trusted proxies only, with PROXY heads\n"
+        "App 1001 with key my-key\nThe settings are good.\n"
+    )
+
+    files.certificate.write_text("nonsense")
+    result = invoke("check", **APP, **edge)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"Error: REVERB_TLS_CERT_FILE: {files.certificate} has no certificate in PEM form that "
+        "can be used\n"
+    )
+
+
+def test_a_socket_is_instead_of_a_port() -> None:
+    result = invoke("start", "--socket", "/tmp/reverb.sock", "--port", "1", **APP)
+
+    assert result.exit_code == 2
+    assert "--socket is instead of --host and --port: use one of them" in result.stderr
 
 
 def test_the_version_is_told() -> None:

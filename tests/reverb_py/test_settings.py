@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from reverb_py.core.apps import App, ClientEventsFrom, RateLimit, Webhook
+from reverb_py.server.addresses import TrustedProxies
 from reverb_py.settings import Settings, WrongSetting, load_environment
 from reverb_py.webhooks.payload import KINDS
 
@@ -81,7 +82,12 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "apps": settings.apps,
         "host": "0.0.0.0",
         "port": 8080,
+        "socket_path": None,
+        "socket_mode": 0o660,
         "path_prefix": "",
+        "tls": None,
+        "trusted_proxies": TrustedProxies(),
+        "proxy_protocol": False,
         "max_request_bytes": 262_144,
         "max_buffered_bytes": 1_048_576,
         "max_buffered_bytes_total": 268_435_456,
@@ -90,10 +96,13 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "connects_per_minute_per_address": 0,
         "requests_per_second_per_address": 0,
         "shutdown_seconds": 5.0,
+        "drain_delay_seconds": 0.0,
+        "drain_seconds": 0.0,
         "scaling": None,
         "metrics": None,
         "logs_as_json": False,
         "shares_port": False,
+        "listening_fd": None,
     }
     assert list(settings.apps) == [
         App(
@@ -143,6 +152,8 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         ("REVERB_REQUESTS_PER_SECOND_PER_ADDRESS", "9", "requests_per_second_per_address", 9),
         ("REVERB_SHUTDOWN_SECONDS", "0", "shutdown_seconds", 0.0),
         ("REVERB_SHUTDOWN_SECONDS", "1.5", "shutdown_seconds", 1.5),
+        ("REVERB_DRAIN_SECONDS", "60", "drain_seconds", 60.0),
+        ("REVERB_DRAIN_DELAY_SECONDS", "7.5", "drain_delay_seconds", 7.5),
     ],
 )
 def test_a_server_setting_is_read_by_its_name(
@@ -271,6 +282,8 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_SERVER_PATH", "/a b", "must be a plain path such as /realtime, not 'a b'"),
         ("REVERB_SERVER_PATH", "/a?b", "must be a plain path such as /realtime, not 'a?b'"),
         ("REVERB_SERVER_PATH", "/a#b", "must be a plain path such as /realtime, not 'a#b'"),
+        ("REVERB_SERVER_PATH", "/ä", "must be a plain path such as /realtime, not 'ä'"),
+        ("REVERB_SERVER_PATH", "/a%20b", "must be a plain path such as /realtime, not 'a%20b'"),
         (
             "REVERB_MAX_REQUEST_SIZE",
             "999",
@@ -286,6 +299,8 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_SHUTDOWN_SECONDS", "-1", "must be 0 to 3600, not -1"),
         ("REVERB_SHUTDOWN_SECONDS", "nan", "must be 0 to 3600, not nan"),
         ("REVERB_SHUTDOWN_SECONDS", "inf", "must be 0 to 3600, not inf"),
+        ("REVERB_DRAIN_SECONDS", "3601", "must be 0 to 3600, not 3601"),
+        ("REVERB_DRAIN_DELAY_SECONDS", "-1", "must be 0 to 3600, not -1"),
         ("REVERB_SCALING_ENABLED", "maybe", "must be true or false, not 'maybe'"),
         ("REVERB_APP_PING_INTERVAL", "0", "must be 1 to 86400, not 0"),
         ("REVERB_APP_PING_INTERVAL", "a minute", "must be a number, not 'a minute'"),

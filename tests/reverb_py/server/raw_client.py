@@ -19,6 +19,7 @@ import orjson
 
 from reverb_py.core.hub import Hub
 from reverb_py.protocol.signing import signed_query
+from reverb_py.server.listener import Listener
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "frame",
     "handshake",
     "hub_behind",
+    "listener_behind",
     "request",
     "request_with_long_answer",
     "serves",
@@ -287,24 +289,41 @@ class RawClient:
 
 @asynccontextmanager
 async def connected_socket(
-    server: TestServer, *, receive_buffer: int | None = None
+    server: TestServer,
+    *,
+    receive_buffer: int | None = None,
+    source: str | None = None,
+    head: bytes = b"",
 ) -> AsyncIterator[RawClient]:
     """
     Connect to the server's port and say nothing yet.
 
-    `receive_buffer` is the bytes the system may keep for a client that does not read.
+    `receive_buffer` is the bytes the system may keep for a client that does not read, `source` the
+    address that it connects from, and `head` what it says before anything else, TLS included.
     """
-    connection = socket.socket()
+    path = server.socket_path
+    connection = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     connection.setblocking(False)
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     try:
-        await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", server.port))
+        if source is not None:
+            connection.bind((source, 0))
+        address = ("127.0.0.1", server.port) if path is None else str(path)
+        await asyncio.get_running_loop().sock_connect(connection, address)
     except OSError:
         connection.close()
         raise
+    if head:
+        # The system adds it to what follows.
+        connection.send(head, socket.MSG_MORE if server.tls is not None else 0)
     # The limit is what the reader takes off the socket before a test asks for it.
-    reader, writer = await asyncio.open_connection(sock=connection, limit=65_536)
+    reader, writer = await asyncio.open_connection(
+        sock=connection,
+        limit=65_536,
+        ssl=server.tls,
+        server_hostname=None if server.tls is None else "localhost",
+    )
     try:
         yield RawClient(reader, writer)
     finally:
@@ -336,6 +355,11 @@ async def request_with_long_answer(server: TestServer, occupant: PusherClient) -
 def hub_behind(server: TestServer) -> Hub:
     """Return the state of the server's first app, for what can't be seen from outside."""
     return next(iter(server._running.hubs))
+
+
+def listener_behind(server: TestServer) -> Listener:
+    """Return what listens for the server, for what can't be seen from outside."""
+    return server._running.listener
 
 
 def stop_time(server: TestServer) -> None:

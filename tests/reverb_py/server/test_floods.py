@@ -20,6 +20,7 @@ from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.protocol.signing import signed_query
 from reverb_py.server.http_api import HttpApi
 from reverb_py.server.listener import Deadlines, Listener
+from reverb_py.server.sockets import tcp_sockets
 from reverb_py.testing import PATIENCE, TestServer, serving
 from tests.reverb_py.server.raw_client import (
     BINARY,
@@ -283,7 +284,9 @@ async def test_connections_that_come_at_once_are_accepted_in_many_turns() -> Non
         max_buffered_bytes=0,
         clock=time.time,
     )
-    address = ("127.0.0.1", await listener.start("127.0.0.1", 0))
+    [listening] = await tcp_sockets("127.0.0.1", 0)
+    address = listening.getsockname()
+    await listener.start([listening])
     sockets = []
     try:
         for _ in range(400):
