@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from reverb_py.core.apps import App, ClientEventsFrom
 from reverb_py.server.listener import Deadlines
 from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
+from tests.support.certificates import certificate_for
 from tests.support.proxy import proxying
 from tests.support.pusher_js import PusherJs, pusher_js
 
@@ -69,6 +71,33 @@ async def test_it_connects_subscribes_receives_and_unsubscribes(server: TestServ
 
         await client.do("unsubscribe", "orders")
         await client.hears("unsubscribed", "orders")
+
+
+async def test_it_does_so_over_tls_and_is_sent_away_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = certificate_for(tmp_path, "first")
+    monkeypatch.setenv("NODE_EXTRA_CA_CERTS", str(files.certificate))
+    over_tls: dict[str, Any] = {"forceTLS": True, "enabledTransports": ["ws", "wss"]}
+    async with (
+        serving(tls=files) as server,
+        serving(tls=files) as successor,
+        proxying(server.port) as proxy,
+        pusher_js(server.app.key, proxy.port, wssPort=proxy.port, **over_tls) as client,
+    ):
+        await client.hears("state", "connected")
+        await client.do("subscribe", "orders")
+        await client.hears("event", "orders", "pusher:subscription_succeeded")
+        await server.publish("order-shipped", "orders", "7")
+        assert await client.hears("event", "orders") == ["order-shipped", 7]
+
+        proxy.target_port = successor.port
+        await server.drain(0.1)
+
+        await client.hears("state", "connected")
+        await client.hears("event", "orders", "pusher:subscription_succeeded")
+        await successor.publish("order-shipped", "orders", "8")
+        assert await client.hears("event", "orders") == ["order-shipped", 8]
 
 
 async def test_it_excludes_its_own_socket_from_what_it_caused(server: TestServer) -> None:
