@@ -294,14 +294,20 @@ class HttpConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lowercase = name.lower()
-        if lowercase == _FORWARDED_FOR and lowercase in self._headers:
-            # Some proxies put a line of their own below the one they were sent.
-            self._headers[lowercase] += b"," + value
+        if lowercase == _FORWARDED_FOR:
+            self._hops_received(value)
         else:
             self._headers[lowercase] = value
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
+
+    def _hops_received(self, hops: bytes) -> None:
+        if self._stage is _BODY:
+            return  # In a trailer, the last word would be the client's own.
+        # Some proxies put a line of their own below the one they were sent.
+        before = self._headers.get(_FORWARDED_FOR)
+        self._headers[_FORWARDED_FOR] = hops if before is None else before + b"," + hops
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():

@@ -162,6 +162,22 @@ async def test_requests_over_one_kept_connection_are_counted_for_whom_each_is() 
         assert (await past.receive_answer()).status == 429
 
 
+async def test_what_a_trailer_says_of_the_client_is_not_believed() -> None:
+    chunked = request("POST /up", "X-Forwarded-For: 192.0.2.1", "Transfer-Encoding: chunked")
+    async with (
+        serving(requests_per_second_per_address=1, trusted_proxies=LOCAL) as server,
+        connected_socket(server) as proxy,
+    ):
+        await proxy.send(
+            b"".join(
+                chunked + b"1\r\n{\r\n0\r\nX-Forwarded-For: 192.0.2.%d\r\n\r\n" % number
+                for number in (7, 8)
+            )
+        )
+        statuses = [(await proxy.receive_answer()).status for _ in range(2)]
+    assert statuses == [405, 429]
+
+
 async def test_client_events_are_counted_for_the_client() -> None:
     app = App(
         id="1001",
