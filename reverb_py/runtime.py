@@ -162,6 +162,8 @@ async def running_server(
         try:
             yield RunningServer(port, hubs, webhooks, node, listener, metrics_port)
         finally:
-            await listener.drain(settings.drain_delay_seconds, settings.drain_seconds)
-            webhooks.hurry()
-            await listener.stop(settings.shutdown_seconds)
+            try:
+                await listener.drain(settings.drain_delay_seconds, settings.drain_seconds)
+            finally:
+                webhooks.hurry()
+                await listener.stop(settings.shutdown_seconds)
