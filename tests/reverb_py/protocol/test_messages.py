@@ -93,7 +93,7 @@ def test_any_json_can_be_data_and_is_kept_byte_for_byte(value: object) -> None:
         ('{"event":"\\ud800"}', "Input data was truncated"),
         ("\ufeff{}", "JSON is malformed: invalid character (byte 0)"),
         pytest.param(
-            '{"event":"x","data":' + "[" * 100_000 + "]" * 100_000 + "}",
+            '{"event":"x","data":' + "[" * 1_000_000 + "]" * 1_000_000 + "}",
             "it is nested too deeply",
             id="deep",
         ),
@@ -166,7 +166,7 @@ def test_the_data_of_an_unsubscription_names_the_channel() -> None:
             "Expected `str | null`, got `object` - at `$.channel_data`",
         ),
         pytest.param(
-            '"{\\"channel\\":\\"a\\",\\"x\\":' + "[" * 100_000 + '}"',
+            '"{\\"channel\\":\\"a\\",\\"x\\":' + "[" * 1_000_000 + '}"',
             "it is nested too deeply",
             id="deep",
         ),
@@ -264,7 +264,7 @@ def test_a_member_has_a_string_for_an_id_and_its_info_as_it_was_written(
         ('{"user_id":"7"} x', "JSON is malformed: trailing characters (byte 17)"),
         ('{"user_id":"\\ud800"}', "Input data was truncated"),
         pytest.param(
-            '{"user_id":"7","user_info":' + "[" * 100_000 + "]" * 100_000 + "}",
+            '{"user_id":"7","user_info":' + "[" * 1_000_000 + "]" * 1_000_000 + "}",
             "it is nested too deeply",
             id="deep",
         ),
@@ -310,7 +310,7 @@ def test_a_user_has_an_id_and_may_have_info_and_a_watchlist() -> None:
             '{"id":"7","watchlist":["8",null]}',
             "Expected `int | str`, got `null` - at `$.watchlist[1]`",
         ),
-        pytest.param('{"id":"7","x":' + "[" * 100_000, "it is nested too deeply", id="deep"),
+        pytest.param('{"id":"7","x":' + "[" * 1_000_000, "it is nested too deeply", id="deep"),
     ],
 )
 def test_what_is_no_user_is_refused_with_words_to_act_on(user_data: str, complaint: str) -> None:
