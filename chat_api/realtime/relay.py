@@ -125,6 +125,20 @@ class Relay:
                 await task
 
     @property
+    def leads(self) -> bool:
+        """Tell whether, of all processes that share the outbox, this is the one that relays."""
+        return self._leads
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """
+        Have `callback` called whenever the server may have lost its clients before now.
+
+        That is when it answers after it was away, and when this process begins to relay, as it
+        cannot know what happened before. Clients are expected back within `return_of_clients`.
+        """
+        self._listeners.on_return(callback)
+
+    @property
     def is_working(self) -> bool:
         """Tell whether there is no need to start this process anew: it goes on by itself."""
         if self._task is None or self._task.done():
@@ -377,6 +391,11 @@ class _Listeners:
         self._expected_until = _NOBODY_IS
         self._next_look = 0.0
         self._back: set[str] = set()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_return(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called whenever clients begin to come back."""
+        self._callbacks.append(callback)
 
     def leave(self) -> None:
         """Take it that all have lost their connection, as the server is away."""
@@ -387,7 +406,7 @@ class _Listeners:
     def expect(self) -> None:
         """Take it that all may have lost their connection some time before now."""
         self.leave()
-        self._expected_until = _now() + self._backoff.return_of_clients
+        self._begin_to_return()
 
     def hear(self, channel: str) -> bool:
         """Tell whether there is no reason to keep what is for this channel."""
@@ -426,9 +445,14 @@ class _Listeners:
             # Where the server does not tell, what could reach nobody waits out its time.
             _log.debug("The realtime server does not say who listens", reason=str(error))
         if self.are_all_away:
-            self._expected_until = _now() + self._backoff.return_of_clients
+            self._begin_to_return()
         self._next_look = _now() + self._backoff.look_again
         return len(self._back) > known
+
+    def _begin_to_return(self) -> None:
+        self._expected_until = _now() + self._backoff.return_of_clients
+        for callback in self._callbacks:
+            callback()
 
 
 def _now() -> float:

@@ -63,6 +63,14 @@ class _Channel(msgspec.Struct):
     occupied: bool
 
 
+class _User(msgspec.Struct):
+    id: str | int
+
+
+class _Users(msgspec.Struct):
+    users: list[_User]
+
+
 class Unavailable(Exception):
     """
     The server did not take it now and may later.
@@ -143,18 +151,44 @@ class ReverbClient:
         """
         return (await self._get(f"channels/{channel}", _Channel)).occupied
 
+    async def members(self, channel: str) -> set[str]:
+        """
+        Return the ids of those who are present on a presence channel.
+
+        A server of several nodes that are cut off from each other leaves some out, see `is_ready`.
+
+        Raises:
+            Unavailable: The server does not say now.
+            Refused: It never will.
+        """
+        users = (await self._get(f"channels/{channel}/users", _Users)).users
+        return {str(user.id) for user in users}
+
     async def is_up(self) -> bool:
         """Tell whether anything answers at the server's address, within a second."""
+        status = await self._status_of("/up")
+        return status is not None and status < 500
+
+    async def is_ready(self) -> bool:
+        """
+        Tell, within a second, whether the server knows what all of its nodes know.
+
+        One that does not say (there is no such question in the protocol) is taken to.
+        """
+        status = await self._status_of("/ready")
+        return status is not None and status < 500
+
+    async def _status_of(self, path: str) -> int | None:
         assert self._session is not None, "enter the client first"
         try:
             async with self._session.get(
-                URL(f"{self.address}/up", encoded=True),
+                URL(f"{self.address}{path}", encoded=True),
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=1.0),
             ) as response:
-                return response.status < 500
+                return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+            return None
 
     async def _get(self, action: str, wanted: type[T]) -> T:
         answer = await self._request("GET", action, b"", {})

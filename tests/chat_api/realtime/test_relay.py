@@ -317,6 +317,41 @@ async def test_a_second_outage_makes_listeners_awaited_again(
     assert names(receiver, "a") == said["a"]
 
 
+async def test_others_are_told_whenever_the_server_may_have_lost_its_clients(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    receiver.occupied = {"x"}
+    returns: asyncio.Queue[bool] = asyncio.Queue()
+    store = Store(settings.database_url)
+    outbox = Outbox(store)
+    async with ReverbClient(settings.reverb, lambda: datetime.now(UTC)) as reverb:
+        relay = Relay(outbox, reverb, lambda: datetime.now(UTC), backoff=PATIENTLY)
+        broadcaster = Broadcaster(outbox, lambda: datetime.now(UTC), relay.wake)
+        [failures] = [each for each in relay.measures() if each.name == "relay_failures_total"]
+        relay.on_return(lambda: returns.put_nowait(relay.leads))
+
+        async def say(name: str) -> None:
+            await store.write(lambda unit: broadcaster.publish(unit, ["x"], Event(name, {})))
+
+        assert not relay.leads
+        async with asyncio.timeout(60), relay.running(drain=60):
+            assert await returns.get()  # it leads, and cannot know what was before
+            await say("1")
+            await receiver.hears(1)
+            assert returns.empty()
+
+            await receiver.go_down()
+            await say("2")
+            while not (await failures.read())[()]:
+                await store.check()
+            await receiver.go_up()
+            assert await returns.get()
+            await receiver.hears(2)
+            assert returns.empty()
+        assert not relay.leads
+    await store.close()
+
+
 async def test_a_proxy_without_a_server_behind_it_is_an_outage(
     settings: Settings, receiver: RealtimeReceiver
 ) -> None:

@@ -87,6 +87,8 @@ async def test_an_answer_that_is_not_the_protocols_is_no_answer(
             await client.occupied_channels()
         with pytest.raises(Unavailable):
             await client.is_occupied("private-user.1")
+        with pytest.raises(Unavailable):
+            await client.members("presence-conversation.1")
 
 
 async def test_a_server_tells_who_listens_also_where_names_need_encoding() -> None:
@@ -99,3 +101,26 @@ async def test_a_server_tells_who_listens_also_where_names_need_encoding() -> No
             assert await client.occupied_channels() == {name}
             assert await client.is_occupied(name)
             assert not await client.is_occupied("private-user.2")
+
+
+async def test_a_server_tells_who_is_present() -> None:
+    name = "presence-conversation.1"
+    async with serving() as server, server.connected() as jane, server.connected() as agent:
+        await jane.subscribe(name, '{"user_id":"customer:1"}')
+        await agent.subscribe(name, '{"user_id":3}')
+        app = server.app
+        target = ReverbApp(app.id, app.key, app.secret, "127.0.0.1", server.port)
+        async with ReverbClient(target, lambda: datetime.now(UTC)) as client:
+            assert await client.members(name) == {"customer:1", "3"}
+            assert await client.members("presence-conversation.2") == set()
+            with pytest.raises(Refused):
+                await client.members("private-user.1")
+            assert await client.is_ready()
+
+
+@pytest.mark.parametrize(("status", "is_ready"), [(200, True), (404, True), (503, False)])
+async def test_only_a_server_that_says_so_is_not_ready(
+    aiohttp_client: AiohttpClient, status: int, is_ready: bool
+) -> None:
+    async with answering(aiohttp_client, status, {}) as client:
+        assert await client.is_ready() is is_ready
