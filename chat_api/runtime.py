@@ -184,6 +184,9 @@ async def running(
             tokens=Tokens(settings.jwt_secret, settings.jwt_lifetime, clock),
             devices=devices,
             pushes=pushes,
+            reverb=reverb,
+            leads=lambda: relay.leads,
+            return_of_clients=backoff.return_of_clients,
             limits=Limits(
                 settings.conversations_by_agent,
                 starts=Throttle(settings.sessions_per_minute, 60, starts_too_often, clock),
@@ -196,6 +199,7 @@ async def running(
             keep_for=settings.retention,
             timing=timing,
         )
+        relay.on_return(support.reconciliation.look_for_all)
         await stack.enter_async_context(support.running())
         webhooks = Webhooks(settings.reverb.key, settings.reverb.secret)
         features = (

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -49,6 +49,12 @@ class RealtimeReceiver:
         """What was asked about them: `channels`, or the name of a single one."""
         self.tells = True
         """Whether such questions are answered."""
+        self.present: dict[str, set[str]] | None = None
+        """Who is present on which channel; None: nobody is told."""
+        self.is_joined = True
+        """Whether it says that it knows what all of its nodes know."""
+        self.before_telling: Callable[[str], Awaitable[object]] | None = None
+        """What happens when it has seen who is present on a channel, and not yet said so."""
         self.port = 0
         self._keys: set[str] = set()
         self._news = asyncio.Condition()
@@ -71,7 +77,9 @@ class RealtimeReceiver:
         app.router.add_post(f"/apps/{APP_ID}/batch_events", self._events)
         app.router.add_get(f"/apps/{APP_ID}/channels", self._channels)
         app.router.add_get(f"/apps/{APP_ID}/channels/{{name}}", self._channels)
+        app.router.add_get(f"/apps/{APP_ID}/channels/{{name}}/users", self._users)
         app.router.add_get("/up", self._up)
+        app.router.add_get("/ready", self._ready)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
@@ -94,6 +102,24 @@ class RealtimeReceiver:
 
     async def _up(self, request: web.Request) -> web.Response:
         return web.json_response({"health": "OK"})
+
+    async def _ready(self, request: web.Request) -> web.Response:
+        return web.Response(status=200 if self.is_joined else 503)
+
+    async def _users(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        self.looks.append(name)
+        if self.answers:
+            status = self.answers.pop(0)
+            return web.Response(
+                status=status, headers={"Retry-After": "1"} if status == 429 else {}
+            )
+        if self.present is None:
+            return web.Response(status=403, text="not you")
+        users = [{"id": user} for user in sorted(self.present.get(name, ()))]
+        if self.before_telling is not None:
+            await self.before_telling(name)
+        return web.json_response({"users": users})
 
     async def _channels(self, request: web.Request) -> web.Response:
         name = request.match_info.get("name")

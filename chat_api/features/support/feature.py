@@ -1,6 +1,6 @@
 """What support conversations are made of: routes, who may listen, demo data, background work."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,8 @@ from chat_api.features.support.events import EVENTS
 from chat_api.features.support.live_agent_routes import live_agent_routes
 from chat_api.features.support.messages import Messages
 from chat_api.features.support.queue import INTERVAL, Queue
+from chat_api.features.support.reconciliation import INTERVAL as LOOKS
+from chat_api.features.support.reconciliation import Reconciliation
 from chat_api.features.support.retention import Retention
 from chat_api.features.support.rules import Party, Role, Standing
 from chat_api.features.support.service import Conversations, Limits
@@ -28,6 +30,7 @@ from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Forbidden, NotFound
 from chat_api.realtime.broadcaster import Broadcaster
 from chat_api.realtime.channel_rules import ChannelRule, Grant
+from chat_api.realtime.reverb import ReverbClient
 from chat_api.realtime.webhooks import Webhooks
 from chat_api.store.engine import Store
 
@@ -48,12 +51,14 @@ class Timing(NamedTuple):
     How long things take, in seconds.
 
     `gone` is how long a customer's last connection has to be gone, of which the realtime server has
-    waited `told_after` when it tells; `snapshots` the least time between two of a queue.
+    waited `told_after` when it tells; `snapshots` the least time between two of a queue; `looks`
+    the time between two looks who is there.
     """
 
     gone: float = 5.0
     told_after: float = 3.0
     snapshots: float = INTERVAL
+    looks: float = LOOKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Support:
     agents: Agents
     queue: Queue
     attendance: Attendance
+    reconciliation: Reconciliation
     retention: Retention | None
     clock: Clock
 
@@ -79,6 +85,9 @@ class Support:
         tokens: Tokens,
         devices: Devices,
         pushes: Pushes,
+        reverb: ReverbClient,
+        leads: Callable[[], bool],
+        return_of_clients: float,
         limits: Limits,
         secret: str,
         keep_for: timedelta | None,
@@ -87,8 +96,9 @@ class Support:
         """
         Put everything together on one store.
 
-        `secret` is what fingerprints are hashed under. `keep_for` is how long closed conversations
-        are kept; None is for ever.
+        `reverb` is asked who is there, while this process is the one that `leads`; after it was
+        away, its clients get `return_of_clients` seconds. `secret` is what fingerprints are hashed
+        under. `keep_for` is how long closed conversations are kept; None is for ever.
         """
         agents = Agents(store, devices, clock)
         queue = Queue(store, broadcaster, clock, interval=timing.snapshots)
@@ -124,8 +134,19 @@ class Support:
             hold=timedelta(seconds=timing.gone),
             told_after=timedelta(seconds=timing.told_after),
         )
+        reconciliation = Reconciliation(
+            attendance,
+            reverb,
+            clock,
+            leads=leads,
+            hold=timing.gone,
+            return_of_clients=return_of_clients,
+            interval=timing.looks,
+        )
         retention = None if keep_for is None else Retention(store, clock, keep_for=keep_for)
-        return cls(conversations, messages, agents, queue, attendance, retention, clock)
+        return cls(
+            conversations, messages, agents, queue, attendance, reconciliation, retention, clock
+        )
 
     def feature(self, webhooks: Webhooks) -> Feature:
         """Return the feature, having it told by `webhooks` who comes and goes."""
@@ -162,6 +183,7 @@ class Support:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.queue.running())
             await stack.enter_async_context(self.attendance.running())
+            await stack.enter_async_context(self.reconciliation.running())
             if self.retention is not None:
                 await stack.enter_async_context(self.retention.running())
             yield

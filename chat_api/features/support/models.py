@@ -20,6 +20,7 @@ __all__ = [
 
 _IS_VOUCHED_FOR = text("is_vouched_for")
 _IS_OPEN = text("status <> 'CLOSED'")
+_WAS_SEEN = text("customer_seen_at IS NOT NULL")
 
 
 class SupportCustomer(Base):
@@ -64,6 +65,8 @@ class SupportConversation(Base):
     `queued_at` is when it entered the queue, None while nobody was asked for. `agent_id` is an
     account's id, or what a trusted proxy calls the agent. `details` is JSON text. A customer whose
     last connection has gone has `customer_left_at`, and `is_customer_away` once that was told.
+    `customer_seen_at` is when they were last seen to join; None while nobody has to look whether
+    they are there.
     """
 
     __tablename__ = "conversations"
@@ -82,6 +85,7 @@ class SupportConversation(Base):
         Index("ix_conversations_latest", "tenant", "updated_at"),
         Index(None, "closed_at"),
         Index(None, "customer_left_at"),
+        Index("ix_conversations_seen", "id", sqlite_where=_WAS_SEEN, postgresql_where=_WAS_SEEN),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -103,6 +107,7 @@ class SupportConversation(Base):
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]
+    customer_seen_at: Mapped[datetime | None]
     customer_left_at: Mapped[datetime | None]
     is_customer_away: Mapped[bool]
 

@@ -56,6 +56,7 @@ CONVERSATIONS: Final = (
         SupportConversation.created_at,
         SupportConversation.updated_at,
         SupportConversation.is_customer_away,
+        SupportConversation.customer_seen_at,
         SupportConversation.customer_left_at,
         SupportCustomer.id.label("customer_id"),
         SupportCustomer.display_name,

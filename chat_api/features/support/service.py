@@ -533,6 +533,7 @@ class Conversations:
                 closed_by=closed_by,
                 closed_at=now,
                 updated_at=now,
+                customer_seen_at=None,
                 customer_left_at=None,
                 is_customer_away=False,
             )

@@ -11,10 +11,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select, text
 
 import chat_api.runtime  # noqa: F401 - brings every feature's tables along
+from chat_api.settings import Settings
 from chat_api.store import migrations
 from chat_api.store.database import UnusableDatabase
 from chat_api.store.engine import Store
 from chat_api.store.tables import Base, OutboxRow
+from tests.chat_api.features.support.desk import desk_at
+from tests.chat_api.receiver import RealtimeReceiver
 
 VERSIONS = [
     script.revision for script in ScriptDirectory(migrations.__path__[0]).walk_revisions()
@@ -135,3 +138,22 @@ async def test_an_event_owed_to_several_channels_becomes_several_and_one_again(
         ("a-1", "two"),
         ("b-0", "two"),
     ]
+
+
+async def test_what_was_said_stays_when_it_is_forgotten_who_was_seen(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    async with desk_at(settings, receiver) as desk:
+        customer = await desk.customer()
+        await customer.says("Hello?")
+
+    store = Store(settings.database_url)
+    await store.migrate_back("0006")
+    await store.migrate()
+    await store.close()
+
+    async with desk_at(settings, receiver) as desk:
+        again = await desk.customer()
+        messages = await again.client.get(f"{again.path}/messages")
+    assert again.id == customer.id
+    assert [message["content"] for message in messages.body] == ["Hello?"]
