@@ -9,7 +9,8 @@ __all__ = ["Proxy", "proxying"]
 
 class Proxy:
     """
-    Carries what arrives at `port` to `target_port`, which counts for every new connection.
+    Carries what arrives at `port` to `target_port`, which counts for every new connection. One that
+    finds nothing there is cut off.
 
     pusher-js, once its connection is refused, tries again only after 15 seconds; behind a proxy
     that is always there it is not refused.
@@ -34,7 +35,11 @@ class Proxy:
         await asyncio.gather(*self._carrying)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self.target_port)
+        try:
+            upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self.target_port)
+        except OSError:
+            writer.transport.abort()
+            return
         writers = {writer, to_upstream}
         self._writers |= writers
         try:
