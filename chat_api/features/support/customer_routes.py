@@ -229,6 +229,37 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
     refusals = (NotFound, Forbidden, Unprocessable)
     tenant = {Header.TENANT: "tenant1.example.com"}
     first, second = {"conversation_id": "{conversation}"}, {"conversation_id": "{session}"}
+    by_all = "/api/conversations/{conversation_id}"
+    by_customers = "/api/customer/conversations/{conversation_id}"
+
+    def showing(path: str, summary: str, example: Example) -> Route[HistoryQuery]:
+        return Route(
+            "GET",
+            f"{path}/messages",
+            HistoryQuery,
+            history,
+            Audience.PARTIES,
+            summary=summary,
+            answers={200: list[MessageView]},
+            errors=refusals,
+            headers=within[:2],
+            examples=(example,),
+        )
+
+    def closing(method: str, path: str, summary: str, example: Example) -> Route[NoInput]:
+        return Route(
+            method,
+            path,
+            NoInput,
+            close,
+            Audience.PARTIES,
+            summary=summary,
+            answers={200: ConversationView},
+            errors=(NotFound, Forbidden),
+            headers=within,
+            examples=(example,),
+        )
+
     return (
         Route(
             "POST",
@@ -260,7 +291,7 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
         ),
         Route(
             "POST",
-            "/api/conversations/{conversation_id}/queue",
+            f"{by_all}/queue",
             QueueInput,
             enter_queue,
             Audience.PARTIES,
@@ -272,7 +303,7 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
         ),
         Route(
             "POST",
-            "/api/conversations/{conversation_id}/messages",
+            f"{by_all}/messages",
             MessageInput,
             send_as,
             Audience.PARTIES,
@@ -295,34 +326,19 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
                 ),
             ),
         ),
-        Route(
-            "GET",
-            "/api/conversations/{conversation_id}/messages",
-            HistoryQuery,
-            history,
-            Audience.PARTIES,
-            summary="Show the last messages of a conversation",
-            answers={200: list[MessageView]},
-            errors=refusals,
-            headers=within[:2],
-            examples=(Example({"limit": 100}, first, tenant, sender="{visitor}"),),
+        showing(
+            by_all,
+            "Show the last messages of a conversation",
+            Example({"limit": 100}, first, tenant, sender="{visitor}"),
         ),
-        Route(
+        closing(
             "DELETE",
-            "/api/conversations/{conversation_id}",
-            NoInput,
-            close,
-            Audience.PARTIES,
-            summary="Close a conversation",
-            answers={200: ConversationView},
-            errors=(NotFound, Forbidden),
-            headers=within,
-            examples=(
-                Example(
-                    path=first,
-                    headers={**tenant, Header.PARTICIPANT_ID: "visitor-1"},
-                    sender="{visitor}",
-                ),
+            by_all,
+            "Close a conversation",
+            Example(
+                path=first,
+                headers={**tenant, Header.PARTICIPANT_ID: "visitor-1"},
+                sender="{visitor}",
             ),
         ),
         Route(
@@ -349,7 +365,7 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
         ),
         Route(
             "POST",
-            "/api/customer/conversations/{conversation_id}/messages",
+            f"{by_customers}/messages",
             TextInput,
             send,
             Audience.PARTIES,
@@ -366,35 +382,20 @@ def customer_routes(conversations: Conversations, messages: Messages) -> tuple[R
                 ),
             ),
         ),
-        Route(
-            "GET",
-            "/api/customer/conversations/{conversation_id}/messages",
-            HistoryQuery,
-            history,
-            Audience.PARTIES,
-            summary="Show the last messages of a conversation, as a customer",
-            answers={200: list[MessageView]},
-            errors=refusals,
-            headers=within[:2],
-            examples=(Example({"limit": 50}, second, tenant, sender="{customer}"),),
+        showing(
+            by_customers,
+            "Show the last messages of a conversation, as a customer",
+            Example({"limit": 50}, second, tenant, sender="{customer}"),
         ),
-        Route(
+        closing(
             "POST",
-            "/api/customer/conversations/{conversation_id}/close",
-            NoInput,
-            close,
-            Audience.PARTIES,
-            summary="Close a conversation, as a customer",
-            answers={200: ConversationView},
-            errors=(NotFound, Forbidden),
-            headers=within,
-            examples=(
-                Example(
-                    path=first,
-                    headers=tenant,
-                    sender="{visitor}",
-                    summary="One that is over stays as it is",
-                ),
+            f"{by_customers}/close",
+            "Close a conversation, as a customer",
+            Example(
+                path=first,
+                headers=tenant,
+                sender="{visitor}",
+                summary="One that is over stays as it is",
             ),
         ),
     )
