@@ -372,6 +372,13 @@ def _of_node(port: str, node: Node) -> Iterator[Measure]:
         lambda: [Sample((), node.dropped)],
     )
     yield Measure(
+        "bus_unintelligible_total",
+        "counter",
+        "Messages on Redis that were passed over, because no node of this version says such.",
+        (),
+        lambda: [Sample((), node.unintelligible)],
+    )
+    yield Measure(
         "bus_topics",
         "gauge",
         "Channels and watched users that this node listens to, or did a moment ago.",

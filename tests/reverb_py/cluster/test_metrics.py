@@ -96,6 +96,15 @@ async def test_answers_and_orders_that_wait_for_redis_are_bounded(
     assert found["bus_away",] == 0
 
 
+async def test_what_no_node_says_is_counted(deployment: Deployment) -> None:
+    [node] = await deployment.nodes(1, metrics=METRICS)
+    with deployment.redis.client() as redis:
+        for _ in range(3):
+            redis.publish(f"{deployment.prefix}control", "nonsense")
+
+    await until(node.metrics_port, ("bus_unintelligible_total",), 3)
+
+
 async def test_workers_are_one_target_and_each_says_what_it_says_as_json(
     deployment: Deployment,
 ) -> None:
