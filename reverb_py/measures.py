@@ -7,7 +7,7 @@ reading costs as much as there are apps, however many connections and channels t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 
 from reverb_py.cluster.inquiries import RequestFigures
@@ -37,7 +37,7 @@ def measures_of(
     measures = [
         *_of_apps(str(port), hubs, listener),
         *_of_server(hubs, delivery, listener),
-        *_of_webhooks(webhooks),
+        *_of_webhooks(webhooks, webhooks.held if node is None else node.held),
     ]
     if node is not None:
         measures += _of_node(str(port), node)
@@ -272,7 +272,7 @@ def _of_server(hubs: Hubs, delivery: Delivery, listener: Listener) -> Iterator[M
     )
 
 
-def _of_webhooks(webhooks: Webhooks) -> Iterator[Measure]:
+def _of_webhooks(webhooks: Webhooks, held: Callable[[], Mapping[str, int]]) -> Iterator[Measure]:
     counters: list[tuple[str, str, Callable[[EndpointFigures], int]]] = [
         ("webhook_events_sent_total", "Events that webhooks took.", lambda own: own.sent),
         (
@@ -313,7 +313,7 @@ def _of_webhooks(webhooks: Webhooks) -> Iterator[Measure]:
         "gauge",
         "Ends of channels and of members that may still be undone.",
         ("app_id",),
-        lambda: (Sample((app_id,), held) for app_id, held in webhooks.held().items()),
+        lambda: (Sample((app_id,), number) for app_id, number in held().items()),
     )
 
 

@@ -87,8 +87,9 @@ async def running_server(
     delivery = Delivery(loop.call_soon, time.perf_counter)
     wheel = TimerWheel(loop.time(), timer_resolution)
     source = random.SystemRandom()
-    webhooks = Webhooks()
     node = None if settings.scaling is None else Node(settings.scaling)
+    # Among others the bus holds departures, which hears of a return on any node.
+    webhooks = Webhooks(holds_departures=node is None)
     make_bus = Alone if node is None else node.bus_of
 
     def hub_of(app: App) -> Hub:
@@ -166,4 +167,6 @@ async def running_server(
                 await listener.drain(settings.drain_delay_seconds, settings.drain_seconds)
             finally:
                 webhooks.hurry()
+                if node is not None:
+                    node.hurry()
                 await listener.stop(settings.shutdown_seconds)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from reverb_py.cluster.connections import RedisLink
+from reverb_py.cluster.departures import Departures
 from reverb_py.cluster.idempotency import Claims
 from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.listening import Listening
@@ -14,6 +15,7 @@ from reverb_py.cluster.messages import Unintelligible, decode_last_event
 from reverb_py.cluster.outgoing import Outgoing
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
 from reverb_py.core.bus import Census
+from reverb_py.core.holding import Departure
 from reverb_py.core.users import SignedInUser
 from reverb_py.protocol.channel_names import Access, kind_of
 
@@ -38,10 +40,12 @@ class AppBus:
         outgoing: Outgoing,
         inquiries: Inquiries,
         claims: Claims,
+        departures: Departures,
     ) -> None:
         self.hub = hub
         self.app_id = hub.app.id
         self.requests = RequestFigures()
+        self.departures = departures
         self._link = link
         self._listening = listening
         self._outgoing = outgoing
@@ -163,7 +167,7 @@ class AppBus:
     # What Redis answers.
 
     def held(self, hold: Hold, *, is_first: bool, is_occupied: bool) -> None:
-        """Redis has noted a hold: the first one is told to the backend from here."""
+        """Redis has noted a hold: what is new by that is told to the backend from here."""
         name = hold.topic.name
         if name.startswith(USER_PREFIX):
             return
@@ -172,15 +176,47 @@ class AppBus:
         if is_first and hold.user_id:
             self.hub.tell_added(name, hold.user_id)
 
-    def released(self, name: str, user_ids: Sequence[str], *, is_vacated: bool) -> None:
-        """Redis has forgotten the last holds of these users: they are told from here."""
+    def holds_back(self, name: str) -> tuple[bool, bool]:
+        """Tell whether it is held back that a member has left, and that everybody has."""
+        if name.startswith(USER_PREFIX):
+            return False, False
+        app = self.hub.app
+        return Departure(name, "").is_wanted(app), Departure(name).is_wanted(app)
+
+    def released(
+        self,
+        name: str,
+        user_ids: Sequence[str],
+        *,
+        is_vacated: bool,
+        holds_back: tuple[bool, bool],
+    ) -> None:
+        """
+        Redis has forgotten the last holds of these users: that is held back here, or told.
+
+        `holds_back` is what Redis was told to do.
+        """
         if name.startswith(USER_PREFIX):
             return
+        holds_members, holds_channel = holds_back
         for user_id in user_ids:
             if user_id:
-                self.hub.tell_removed(name, user_id)
+                self._has_gone(Departure(name, user_id), is_held=holds_members)
         if is_vacated:
-            self.hub.tell_vacated(name)
+            self._has_gone(Departure(name), is_held=holds_channel)
+
+    def _has_gone(self, departure: Departure, *, is_held: bool) -> None:
+        if is_held:
+            self.departures.hold(departure)
+        else:
+            self.tell_gone(departure)
+
+    def tell_gone(self, departure: Departure) -> None:
+        """It is certain that nobody has come back."""
+        if departure.user_id is None:
+            self.hub.tell_vacated(departure.channel)
+        else:
+            self.hub.tell_removed(departure.channel, departure.user_id)
 
     def remember(self, name: str, value: bytes | None, ttl: int) -> None:
         """Redis has said what was said last on a cache channel, and for how many ms it counts."""

@@ -8,17 +8,27 @@ what it held.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
 from reverb_py.cluster.connections import Command, RedisLink, SpoiledKey, evaluation
 from reverb_py.cluster.keys import Keys
-from reverb_py.cluster.scripts import COUNT, HOLD, LEASE, REAP, RELEASE, keys_of
+from reverb_py.cluster.scripts import (
+    COUNT,
+    HOLD,
+    LEASE,
+    LEAVE,
+    REAP,
+    RELEASE,
+    SETTLE,
+    keys_of,
+)
 from reverb_py.cluster.topics import USER_PREFIX, Hold, Topic, take
+from reverb_py.core.holding import Departure
 
 if TYPE_CHECKING:
     from reverb_py.cluster.app_bus import AppBus
@@ -26,7 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["Membership"]
 
 _BATCH = 500
+
+_Due = tuple[str, Departure]
+"""A departure that was held for its time, and the id of its app."""
+
 _RETIRED_SECONDS = 60.0
+
+
+class _Legacy(NamedTuple):
+    """A topic in which a node held something, and what its heir holds back of that."""
+
+    topic: bytes
+    app_id: str
+    name: str
+    key: bytes
+    holds_back: tuple[bool, bool]
 
 
 class Membership:
@@ -61,8 +85,10 @@ class Membership:
         self._changing = asyncio.Lock()
         self._to_change: dict[Hold, None] = {}
         self._to_count: dict[Topic, None] = {}
+        self._to_settle: dict[_Due, None] = {}
+        self._doubtful: dict[_Due, None] = {}
         self._spoiled: dict[Hold | Topic, None] = {}
-        self._to_unregister: dict[bytes, str] = {}
+        self._to_unregister: dict[bytes, tuple[str, str]] = {}
         self._registered: set[bytes] = set()
         self._something_to_change = asyncio.Event()
 
@@ -84,6 +110,7 @@ class Membership:
             self.name = f"{self._node_id}.{next(self._numbers)}".encode()
             dead = await self._renew(is_new=True)
             self._registered.clear()
+            self._forget_departures()
             self._may_change = True
             for topic in self._topics.values():
                 topic.is_held_no_more()
@@ -112,32 +139,55 @@ class Membership:
         """
         Take away what a node held that is not there any more. May be done by several at once.
 
-        Where a key is spoiled, the rest is taken away, and the name stays until it can go.
+        That its users have gone is held back here, and so is what it held back itself, unless this
+        node reaps itself. Where a key is spoiled, the rest is taken away, and the name stays until
+        it can go.
         """
         key = self._keys.held_by(name)
         while topics := await self._run(("SRANDMEMBER", key, _BATCH)):
-            places = [topic.decode(errors="replace").partition("\0") for topic in topics]
-            answers = await self._link.run(
-                [
-                    self._script_at(REAP, self._keys.topic(app_id, channel), name, name)
-                    for app_id, _, channel in places
-                ]
-            )
-            done = []
-            for topic, (app_id, _, channel), answer in zip(topics, places, answers, strict=True):
-                if isinstance(answer, SpoiledKey):
-                    self._complain(answer, self._keys.topic(app_id, channel))
-                    continue
-                done.append(topic)
-                app_bus = self._apps.get(app_id)
-                if app_bus is not None:
-                    is_vacated, gone = answer
-                    users = [user_id.decode(errors="replace") for user_id in gone]
-                    app_bus.released(channel, users, is_vacated=bool(is_vacated))
+            async with self._changing:
+                done = await self._reap_topics(name, topics)
             if not done:
                 return
             await self._run(("SREM", key, *done))
         await self._run(("ZREM", self._keys.nodes, name))
+
+    async def _reap_topics(self, name: bytes, topics: Sequence[bytes]) -> list[bytes]:
+        """Take away what a node held in these topics; return those where that could be done."""
+        heir = self.name
+        legacies = [self._legacy(topic, is_own=name == heir) for topic in topics]
+        inherited = {one.key: one.topic for one in legacies if any(one.holds_back)}
+        if inherited:
+            # As everything that is held, known before it is.
+            await self._run(("SADD", self._keys.held_by(heir), *inherited.values()))
+            self._registered.update(inherited)
+        answers = await self._link.run(
+            [
+                self._script_at(REAP, one.key, name, name, heir, *map(int, one.holds_back))
+                for one in legacies
+            ]
+        )
+        done = []
+        for one, answer in zip(legacies, answers, strict=True):
+            if isinstance(answer, SpoiledKey):
+                self._complain(answer, one.key)
+                continue
+            done.append(one.topic)
+            app_bus = self._apps.get(one.app_id)
+            if app_bus is not None:
+                is_vacated, gone = answer
+                users = [user_id.decode(errors="replace") for user_id in gone]
+                app_bus.released(
+                    one.name, users, is_vacated=bool(is_vacated), holds_back=one.holds_back
+                )
+                self._look_whether_needed(one.app_id, one.name)
+        return done
+
+    def _legacy(self, topic: bytes, *, is_own: bool) -> _Legacy:
+        app_id, _, name = topic.decode(errors="replace").partition("\0")
+        app_bus = self._apps.get(app_id)
+        holds_back = (False, False) if app_bus is None or is_own else app_bus.holds_back(name)
+        return _Legacy(topic, app_id, name, self._keys.topic(app_id, name), holds_back)
 
     async def reap_retired(self) -> None:
         """Reap the names that this node has had: what was under way may have arrived late."""
@@ -148,9 +198,42 @@ class Membership:
                 del self._retired[name]
 
     async def leave(self) -> None:
-        """Give up the name and everything that is held under it."""
+        """
+        Give up the name and everything that is held under it.
+
+        Departures that are held back are left to the other nodes, which reap the name; where there
+        are none, nobody can come back, and all are told.
+        """
+        await self.tell_changes()
         async with self._changing:
-            await self.reap(self.name)
+            self._may_change = False
+            self._to_change.clear()
+            self._to_count.clear()
+            others, dead = await self._others(is_leaving=1)
+        if others and any(app_bus.departures for app_bus in self._apps.values()):
+            self._forget_departures()
+            return
+        if not others:
+            for name in dead:
+                if name != self.name:
+                    await self.reap(name)
+            for app_bus in self._apps.values():
+                app_bus.departures.hurry()
+            await self.tell_changes()
+        await self.reap(self.name)
+
+    async def hurry(self) -> None:
+        """Hold no departure back any more, unless somebody could come back on another node."""
+        others, _ = await self._others(is_leaving=0)
+        if not others:
+            for app_bus in self._apps.values():
+                app_bus.departures.hurry()
+
+    async def _others(self, *, is_leaving: int) -> tuple[bool, list[bytes]]:
+        """Return whether there are other nodes, and the names of dead ones."""
+        command = evaluation(LEAVE, [self._keys.nodes], self.name, is_leaving)
+        is_anybody, dead = await self._run(command)
+        return bool(is_anybody), dead
 
     # Holds.
 
@@ -174,18 +257,51 @@ class Membership:
 
     def forgotten(self, topic: Topic) -> None:
         """Have it known, in time, that this node holds nothing in a topic any more."""
-        if topic.key in self._registered:
-            self._to_unregister[topic.key] = f"{topic.app_id}\0{topic.name}"
+        self._look_whether_needed(topic.app_id, topic.name)
+
+    def _look_whether_needed(self, app_id: str, channel: str) -> None:
+        key = self._keys.topic(app_id, channel)
+        if key in self._registered and not self._is_needed(key, app_id, channel):
+            self._to_unregister[key] = (app_id, channel)
             self._something_to_change.set()
+
+    def _is_needed(self, key: bytes, app_id: str, channel: str) -> bool:
+        """Tell whether this node may hold something in a topic."""
+        return key in self._topics or self._apps[app_id].departures.has_any_of(channel)
 
     def forget(self) -> None:
         """Redis is out of reach: under the next name, everything is told anew."""
         self._may_change = False
+        self._forget_departures()
         self._registered.clear()
         self._to_unregister.clear()
         self._to_change.clear()
         self._to_count.clear()
         self._spoiled.clear()
+
+    def _forget_departures(self) -> None:
+        """Whoever reaps the name under which they are held, holds them anew."""
+        self._to_settle.clear()
+        for app_bus in self._apps.values():
+            app_bus.departures.forget()
+
+    def settle(self, app_id: str, departure: Departure) -> None:
+        """Have a departure told that was held for its time, unless somebody has come back."""
+        self._to_settle[app_id, departure] = None
+        self._something_to_change.set()
+
+    async def settle_doubtful(self) -> None:
+        """Have those told of which Redis was asked when it went away, and is known no more."""
+        doubtful = list(self._doubtful)
+        if doubtful:
+            async with self._changing:
+                asked = [self._settling(due, is_again=1) for due in doubtful]
+                answers = await self._link.run(asked)
+            for due, answer in zip(doubtful, answers, strict=True):
+                del self._doubtful[due]
+                if answer == 1:
+                    app_id, departure = due
+                    self._apps[app_id].tell_gone(departure)
 
     def retry(self) -> None:
         """Tell Redis again what it could not take because a key was spoiled."""
@@ -205,17 +321,20 @@ class Membership:
 
     async def tell_changes(self) -> None:
         """Have Redis know which channels this node holds, for whom, and for how many."""
-        while self._to_change or self._to_count or self._to_unregister:
+        while self._to_settle or self._to_change or self._to_count or self._to_unregister:
             async with self._changing:
                 await self._tell_some()
 
     async def _tell_some(self) -> None:
         await self._unregister()
+        settling: list[_Due] = take(self._to_settle, _BATCH)
         holds: list[Hold] = take(self._to_change, _BATCH)
         topics: list[Topic] = take(self._to_count, _BATCH)
         await self._register({hold.topic for hold in holds}.union(topics))
         due: list[Hold] = []
-        commands: list[Command] = []
+        held_back: dict[Hold, tuple[bool, bool]] = {}
+        # First, as what comes after them may undo them.
+        commands = [self._settling(one) for one in settling]
         for hold in holds:
             topic = hold.topic
             is_wanted = hold.connections > 0
@@ -230,10 +349,18 @@ class Membership:
                 commands.append(self._script(HOLD, topic, hold.user_id, hold.info, most))
             else:
                 hold.version = None
-                commands.append(self._script(RELEASE, topic, hold.user_id))
+                holds_back = held_back[hold] = self._apps[topic.app_id].holds_back(topic.name)
+                commands.append(
+                    self._script(RELEASE, topic, hold.user_id, self.name, *map(int, holds_back))
+                )
         for topic in topics:
             commands.append(self._script(COUNT, topic, self.name, topic.subscribers))
+        self._doubtful.update(dict.fromkeys(settling))
         answers = await self._link.run(commands) if commands else []
+        for one, answer in zip(settling, answers, strict=False):
+            del self._doubtful[one]
+            self._settled(one, answer)
+        answers = answers[len(settling) :]
         for hold, answer in zip(due, answers, strict=False):
             if isinstance(answer, SpoiledKey):
                 # It has failed as a whole.
@@ -241,13 +368,25 @@ class Membership:
                 self._spoiled[hold] = None
                 self._complain(answer, hold.topic.key)
             else:
-                self._hold_changed(hold, answer)
+                self._hold_changed(hold, answer, held_back.get(hold, (False, False)))
         for topic, answer in zip(topics, answers[len(due) :], strict=True):
             if isinstance(answer, SpoiledKey):
                 self._spoiled[topic] = None
                 self._complain(answer, topic.key)
 
-    def _hold_changed(self, hold: Hold, answer: list[Any]) -> None:
+    def _settled(self, due: _Due, answer: Any) -> None:
+        app_id, departure = due
+        app_bus = self._apps[app_id]
+        if isinstance(answer, SpoiledKey):
+            app_bus.departures.hold(departure)
+            self._complain(answer, self._keys.topic(app_id, departure.channel))
+            return
+        app_bus.departures.settled(departure)
+        self._look_whether_needed(app_id, departure.channel)
+        if answer:
+            app_bus.tell_gone(departure)
+
+    def _hold_changed(self, hold: Hold, answer: list[Any], holds_back: tuple[bool, bool]) -> None:
         topic = hold.topic
         app_bus = self._apps[topic.app_id]
         if hold.is_held:
@@ -255,11 +394,14 @@ class Membership:
                 hold.is_held = False
                 topic.refused(hold)
             else:
+                for departure in (Departure(topic.name, hold.user_id), Departure(topic.name)):
+                    self._to_settle.pop((topic.app_id, departure), None)
+                    app_bus.departures.settled(departure)
                 app_bus.held(hold, is_first=bool(answer[1]), is_occupied=bool(answer[2]))
                 topic.held(hold, int(answer[3]))
         else:
             users = [hold.user_id] if answer[0] else []
-            app_bus.released(topic.name, users, is_vacated=bool(answer[1]))
+            app_bus.released(topic.name, users, is_vacated=bool(answer[1]), holds_back=holds_back)
             _drop(hold)
         if (hold.connections > 0) != hold.is_held and topic.holds.get(hold.user_id) is hold:
             self.change(hold)
@@ -279,11 +421,20 @@ class Membership:
 
     async def _unregister(self) -> None:
         """Have it known where this node holds nothing any more."""
-        names = [name for key, name in self._to_unregister.items() if key not in self._topics]
-        self._registered.difference_update(self._to_unregister.keys() - self._topics.keys())
+        names = []
+        for key, (app_id, channel) in self._to_unregister.items():
+            if not self._is_needed(key, app_id, channel):
+                self._registered.discard(key)
+                names.append(f"{app_id}\0{channel}")
         self._to_unregister.clear()
         if names:
             await self._run(("SREM", self._keys.held_by(self.name), *names))
+
+    def _settling(self, due: _Due, *, is_again: int = 0) -> Command:
+        app_id, departure = due
+        key = self._keys.topic(app_id, departure.channel)
+        user_id = departure.user_id or ""
+        return self._script_at(SETTLE, key, self.name, user_id, self.name, is_again)
 
     def _script(self, script: str, topic: Topic, *arguments: object) -> Command:
         return self._script_at(script, topic.key, self.name, *arguments)

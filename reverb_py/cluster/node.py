@@ -17,6 +17,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -24,6 +25,7 @@ from redis.exceptions import RedisError
 
 from reverb_py.cluster.app_bus import AppBus
 from reverb_py.cluster.connections import PATIENCE_SECONDS, RedisAddress, RedisLink, Subscription
+from reverb_py.cluster.departures import Departures
 from reverb_py.cluster.idempotency import Claims
 from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.keys import Keys
@@ -34,6 +36,7 @@ from reverb_py.cluster.outgoing import Outgoing
 from reverb_py.cluster.supervision import end, go_on, until_one_fails
 from reverb_py.cluster.topics import Topic
 from reverb_py.core.bus import Bus
+from reverb_py.core.holding import HOLD_SECONDS
 
 if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
@@ -50,12 +53,14 @@ class Scaling:
     The deployment that a node belongs to.
 
     `prefix` begins every key and topic, and must have no braces: several deployments can share a
-    Redis. A node that is not heard of for `lease_seconds` is taken for dead.
+    Redis. A node that is not heard of for `lease_seconds` is taken for dead. A departure of which
+    the backend wants to hear may be undone on any node for `hold_seconds`.
     """
 
     redis: RedisAddress
     prefix: str = "reverb:"
     lease_seconds: float = 10.0
+    hold_seconds: float = HOLD_SECONDS
 
 
 class Node:
@@ -69,10 +74,12 @@ class Node:
     def __init__(self, scaling: Scaling) -> None:
         self._address = scaling.redis
         self._lease_seconds = scaling.lease_seconds
+        self._hold_seconds = scaling.hold_seconds
         self.id = secrets.token_hex(8)
         self._log = structlog.get_logger("reverb_py")
         self._loop = asyncio.get_running_loop()
         self._is_leaving = False
+        self._hurrying: asyncio.Task[None] | None = None
         self.breaks = 0
         self.unintelligible = 0
         self._quiet_until = 0.0
@@ -113,6 +120,10 @@ class Node:
         """How many channels and watched users are of interest here, or were a moment ago."""
         return len(self._topics)
 
+    def held(self) -> dict[str, int]:
+        """Return how many departures are held back that may still be undone, by the app's id."""
+        return {app_id: len(app_bus.departures) for app_id, app_bus in self._apps.items()}
+
     @property
     def requests(self) -> Iterable[tuple[str, RequestFigures]]:
         """What was asked of other nodes and answered to them, by the id of the app."""
@@ -128,11 +139,28 @@ class Node:
         app_bus = self._apps.get(hub.app.id)
         if app_bus is None:
             app_bus = self._apps[hub.app.id] = AppBus(
-                hub, self._link, self._listening, self._outgoing, self._inquiries, self._claims
+                hub,
+                self._link,
+                self._listening,
+                self._outgoing,
+                self._inquiries,
+                self._claims,
+                Departures(self._hold_seconds, partial(self._membership.settle, hub.app.id)),
             )
         else:
             app_bus.hub = hub
         return app_bus
+
+    def hurry(self) -> None:
+        """Note that the node is about to leave: the last one holds no departure back any more."""
+        if not self.is_away and self._hurrying is None:
+            self._hurrying = asyncio.create_task(self._hurry())
+
+    async def _hurry(self) -> None:
+        try:
+            await self._membership.hurry()
+        except (RedisError, OSError, TimeoutError):
+            pass  # Whoever reaps this node holds its departures.
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -156,6 +184,8 @@ class Node:
             yield
         finally:
             self._is_leaving = True
+            if self._hurrying is not None:
+                await end([self._hurrying])
             if not self._link.is_away:
                 await self._leave()
             await end(tasks)
@@ -232,6 +262,7 @@ class Node:
         await membership.tell_changes()
         for name in dict.fromkeys([old, *dead] if old else dead):
             await membership.reap(name)
+        await membership.settle_doubtful()
         if has_forgotten:
             listening.be_lenient(self._lease_seconds)
         await listening.look()

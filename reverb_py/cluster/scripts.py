@@ -8,6 +8,8 @@ keys share a hash tag, and so one slot of a Redis Cluster:
 - `infos`: user id → what the others learn of the user;
 - `version`: of the last change of its members, larger with each one, also after all were gone;
 - `subscribers`: node → connections that are subscribed there;
+- `departures`: user id, or nothing for everybody → the node that holds back that they have gone,
+  until it is certain; nobody who is in `counts` is in it;
 - `at:NODE`: the users for whom the node holds it.
 
 Every script looks at all of its keys before it changes one, so that it fails as a whole where
@@ -15,10 +17,21 @@ something else lies there, and changes nothing when it is run again. Members tha
 told to the channel's topic by the script itself: Redis puts them in order, and each is told once.
 """
 
-__all__ = ["COUNT", "HOLD", "LEASE", "REAP", "RELEASE", "SCRIPTS", "SNAPSHOT", "keys_of"]
+__all__ = [
+    "COUNT",
+    "HOLD",
+    "LEASE",
+    "LEAVE",
+    "REAP",
+    "RELEASE",
+    "SCRIPTS",
+    "SETTLE",
+    "SNAPSHOT",
+    "keys_of",
+]
 
 _PRELUDE = """
-local counts, infos, version, subscribers, at = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local counts, infos, version, subscribers, departures, at = unpack(KEYS)
 local topic, publish = ARGV[1], ARGV[2]
 local function tell(sign, user, info)
     local time = redis.call('TIME')
@@ -32,6 +45,7 @@ local function look()
     redis.call('HLEN', counts)
     redis.call('HLEN', infos)
     redis.call('HLEN', subscribers)
+    redis.call('HLEN', departures)
     return tonumber(redis.call('GET', version) or '0') + redis.call('SCARD', at)
 end
 local function drop(user)
@@ -52,16 +66,19 @@ HOLD = (
     + """
 local user, info, most = ARGV[3], ARGV[4], tonumber(ARGV[5])
 local is_first, is_occupied = 0, 0
+local function is_news(who)
+    return 1 - redis.call('HDEL', departures, who)
+end
 look()
 if redis.call('SISMEMBER', at, user) == 0 then
     local is_held = redis.call('HEXISTS', counts, user) == 1
     if most > 0 and not is_held and redis.call('HLEN', counts) >= most then return {'full'} end
-    if redis.call('EXISTS', counts) == 0 then is_occupied = 1 end
+    if redis.call('EXISTS', counts) == 0 then is_occupied = is_news('') end
     redis.call('HINCRBY', counts, user, 1)
     redis.call('SADD', at, user)
     if not is_held then
-        is_first = 1
         if user ~= '' then
+            is_first = is_news(user)
             redis.call('HSET', infos, user, info)
             tell('+', user, info)
         end
@@ -70,7 +87,12 @@ end
 return {'held', is_first, is_occupied, redis.call('GET', version) or '0'}
 """
 )
-"""KEYS as above, ARGV: topic, publishing command, user, info, most members (0: any number)."""
+"""
+KEYS as above, ARGV: topic, publishing command, user, info, most members (0: any number).
+
+Returns whether it is news that the user is there, and that anybody is: neither is when their
+departure was held back, which is undone.
+"""
 
 RELEASE = (
     _PRELUDE
@@ -79,10 +101,38 @@ look()
 if redis.call('SISMEMBER', at, ARGV[3]) == 0 then return {0, 0} end
 local is_last = drop(ARGV[3])
 redis.call('SREM', at, ARGV[3])
-return {is_last and 1 or 0, is_last and 1 - redis.call('EXISTS', counts) or 0}
+if not is_last then return {0, 0} end
+local is_vacated = 1 - redis.call('EXISTS', counts)
+if ARGV[5] == '1' and ARGV[3] ~= '' then redis.call('HSET', departures, ARGV[3], ARGV[4]) end
+if ARGV[6] == '1' and is_vacated == 1 then redis.call('HSET', departures, '', ARGV[4]) end
+return {1, is_vacated}
 """
 )
-"""ARGV: topic, publishing command, user. Returns whether it was the last, and of all users."""
+"""
+ARGV: topic, publishing command, user, node, 1 to hold back that the user has gone, 1 for everybody.
+
+Returns whether it was the last, and of all users.
+"""
+
+SETTLE = (
+    _PRELUDE
+    + """
+look()
+local holder = redis.call('HGET', departures, ARGV[3])
+if ARGV[5] == '1' then
+    if holder or redis.call('HEXISTS', counts, ARGV[3]) == 1 then return 0 end
+    return ARGV[3] == '' and 1 - redis.call('EXISTS', counts) or 1
+end
+if holder ~= ARGV[4] then return 0 end
+redis.call('HDEL', departures, ARGV[3])
+return 1
+"""
+)
+"""
+ARGV: topic, publishing command, user, node, 1 if the outcome of the first time is unknown.
+
+Returns whether it is certain that the user, or everybody, has gone, and hence to be told.
+"""
 
 REAP = (
     _PRELUDE
@@ -93,11 +143,27 @@ for _, user in ipairs(redis.call('SMEMBERS', at)) do
     if drop(user) then gone[#gone + 1] = user end
     redis.call('SREM', at, user)
 end
+local is_vacated = was_occupied - redis.call('EXISTS', counts)
+local held = redis.call('HGETALL', departures)
+for place = 1, #held, 2 do
+    if held[place + 1] == ARGV[3] then
+        redis.call('HDEL', departures, held[place])
+        if held[place] == '' then is_vacated = 1 else gone[#gone + 1] = held[place] end
+    end
+end
+for _, user in ipairs(gone) do
+    if ARGV[5] == '1' and user ~= '' then redis.call('HSET', departures, user, ARGV[4]) end
+end
+if ARGV[6] == '1' and is_vacated == 1 then redis.call('HSET', departures, '', ARGV[4]) end
 if redis.call('HDEL', subscribers, ARGV[3]) == 1 then tell_counts() end
-return {was_occupied - redis.call('EXISTS', counts), gone}
+return {is_vacated, gone}
 """
 )
-"""ARGV: topic, publishing command, node. Returns whether it is vacated, and who has gone."""
+"""
+ARGV: topic, publishing command, node, its heir, and as above what the heir is to hold back.
+
+Returns whether it is vacated, and who has gone, those included whose departure the node held back.
+"""
 
 COUNT = (
     _PRELUDE
@@ -129,10 +195,23 @@ return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f',
 """
 """KEYS: nodes. ARGV: node, lease in ms, 1 to begin one. Returns the nodes that are dead."""
 
-SCRIPTS = (HOLD, RELEASE, REAP, COUNT, SNAPSHOT, LEASE)
+LEAVE = """
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], 0, ARGV[1]) end
+local living = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'LIMIT', 0, 2)
+return {#living > 1 or #living == 1 and living[1] ~= ARGV[1],
+    redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT', 0, 16)}
+"""
+"""KEYS: nodes. ARGV: node, 1 to end its lease. Returns whether others live, and which are dead."""
+
+SCRIPTS = (HOLD, RELEASE, SETTLE, REAP, COUNT, SNAPSHOT, LEASE, LEAVE)
+
+
+_SHARED = (b":counts", b":infos", b":version", b":subscribers", b":departures")
 
 
 def keys_of(topic: bytes, node: bytes) -> list[bytes]:
     """Return the keys that every script about a topic takes, for what this node holds in it."""
-    shared = [topic + end for end in (b":counts", b":infos", b":version", b":subscribers")]
+    shared = [topic + end for end in _SHARED]
     return [*shared, topic + b":at:" + node]

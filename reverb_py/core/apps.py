@@ -49,6 +49,12 @@ class Webhook:
     suffixes: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
 
+    def covers(self, channel: str) -> bool:
+        """Tell whether it is to hear of this channel, whatever happens there."""
+        return (not self.prefixes or channel.startswith(self.prefixes)) and (
+            not self.suffixes or channel.endswith(self.suffixes)
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class App:

@@ -15,7 +15,8 @@ class Notices(Protocol):
     Told of everything that has a webhook, at the moment it happens.
 
     Implementations must not block or raise: they are called in the middle of a subscription or a
-    disconnect. Events of one channel are told in order.
+    disconnect. Events of one channel are told in order. A bus that is shared tells of a departure
+    only when nobody has come back in time, on any node, and else of neither.
     """
 
     def channel_occupied(self, app: App, channel: str) -> None:

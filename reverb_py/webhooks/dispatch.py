@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from reverb_py.core.holding import Departure, Holding
 from reverb_py.core.notices import Notices
 from reverb_py.protocol.channel_names import Access, kind_of
 from reverb_py.webhooks import payload
 from reverb_py.webhooks.endpoint import Endpoint, EndpointFigures, Limits, http_session
-from reverb_py.webhooks.holding import Departure, Holding
 
 if TYPE_CHECKING:
     import aiohttp
@@ -41,6 +41,9 @@ class Webhooks(Notices):
     webhook with the same URL as before keeps its queue; what waits for one that is gone is still
     sent, as long as a retry may take.
 
+    Departures are held for a while, in which they may be undone, unless `holds_departures` is
+    False: then whoever gives notice has done so, and each is sent as it is told.
+
     `figures` are those of each app that ever had something to tell, by its id.
     """
 
@@ -50,11 +53,14 @@ class Webhooks(Notices):
         jitter: Callable[[], float] = random.random,
         limits: Limits = Limits(),  # noqa: B008 - immutable
         look_up: LookUp = socket.getaddrinfo,
+        *,
+        holds_departures: bool = True,
     ) -> None:
         self._clock = clock
         self._jitter = jitter
         self._limits = limits
         self._look_up = look_up
+        self._holds_departures = holds_departures
         self.figures: dict[str, EndpointFigures] = {}
         self._apps: dict[str, _AppWebhooks] = {}
         self._retired: set[Endpoint] = set()
@@ -169,7 +175,7 @@ class Webhooks(Notices):
             return None
         own = self._apps.get(app.id)
         if own is None:
-            own = self._apps[app.id] = _AppWebhooks(app, self._limits)
+            own = self._apps[app.id] = _AppWebhooks(app, self._limits, holds=self._holds_departures)
         elif own.app is app:
             return own
         self._configure(own, app)
@@ -242,8 +248,9 @@ class Webhooks(Notices):
 class _AppWebhooks:
     """The webhooks of one app, and its departures that may still be undone."""
 
-    def __init__(self, app: App, limits: Limits) -> None:
+    def __init__(self, app: App, limits: Limits, *, holds: bool) -> None:
         self.app = app
+        self._holds = holds
         self.endpoints: list[Endpoint] = []
         self._by_kind: dict[str, list[Endpoint]] = {}
         self._holding = Holding(limits.hold_seconds, limits.max_held)
@@ -272,9 +279,7 @@ class _AppWebhooks:
     def listeners(self, kind: str, channel: str) -> list[Endpoint]:
         """Return the endpoints that want to hear of this."""
         return [
-            endpoint
-            for endpoint in self._by_kind.get(kind, ())
-            if payload.is_wanted(endpoint.webhook, channel)
+            endpoint for endpoint in self._by_kind.get(kind, ()) if endpoint.webhook.covers(channel)
         ]
 
     def send(self, kind: str, channel: str, **fields: str | int) -> None:
@@ -291,12 +296,9 @@ class _AppWebhooks:
 
     def went(self, departure: Departure) -> None:
         """Hold a departure, if it or what would undo it is of interest."""
-        channel = departure.channel
-        if self._is_hurried:
+        if self._is_hurried or not self._holds:
             self._tell(departure.kind, departure)
-        elif self.listeners(departure.kind, channel) or self.listeners(
-            departure.kind_of_return, channel
-        ):
+        elif departure.is_wanted(self.app):
             early = self._holding.hold(departure, self._loop.time())
             if early is not None:
                 self._tell(early.kind, early)

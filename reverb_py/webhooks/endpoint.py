@@ -20,6 +20,7 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from reverb_py.core.holding import HOLD_SECONDS, MAX_HELD
 from reverb_py.webhooks import payload
 from reverb_py.webhooks.backlog import Backlog, Batch, Event
 from reverb_py.webhooks.resolver import LookUp, Resolver
@@ -70,8 +71,8 @@ class Limits:
     the newest. There is one log line about a webhook in `report_seconds`.
     """
 
-    hold_seconds: float = 3.0
-    max_held: int = 100_000
+    hold_seconds: float = HOLD_SECONDS
+    max_held: int = MAX_HELD
     timeout_seconds: float = 10.0
     first_retry_seconds: float = 1.0
     longest_retry_seconds: float = 60.0

@@ -20,7 +20,7 @@ from reverb_py.protocol import signing
 if TYPE_CHECKING:
     from reverb_py.core.apps import App, Webhook
 
-__all__ = ["KINDS", "body", "client_event", "event", "headers", "is_wanted", "objection_to"]
+__all__ = ["KINDS", "body", "client_event", "event", "headers", "objection_to"]
 
 KINDS = frozenset(
     {
@@ -88,13 +88,6 @@ def headers(app: App, webhook: Webhook, content: bytes) -> CIMultiDict[str]:
     result["X-Pusher-Key"] = app.key
     result["X-Pusher-Signature"] = signing.sign(app.secret, content)
     return result
-
-
-def is_wanted(webhook: Webhook, channel: str) -> bool:
-    """Tell whether a webhook wants to hear of this channel, whatever happens there."""
-    return (not webhook.prefixes or channel.startswith(webhook.prefixes)) and (
-        not webhook.suffixes or channel.endswith(webhook.suffixes)
-    )
 
 
 def objection_to(webhook: Webhook) -> str | None:

@@ -6,11 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from reverb_py.cluster.connections import RedisAddress
 from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App
+from reverb_py.core.holding import HOLD_SECONDS
 from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.redis import RedisServer
 
@@ -37,13 +39,20 @@ class Deployment:
         self._address = address
 
     async def node(
-        self, *apps: App, lease_seconds: float = 10.0, port: int | None = None, **settings: Any
+        self,
+        *apps: App,
+        lease_seconds: float = 10.0,
+        hold_seconds: float = HOLD_SECONDS,
+        port: int | None = None,
+        **settings: Any,
     ) -> TestServer:
         """Start a node; `port` is that of what stands between it and Redis."""
         return await self.stack.enter_async_context(
             serving(
                 *(apps or (APP,)),
-                scaling=self.scaling(lease_seconds=lease_seconds, port=port),
+                scaling=replace(
+                    self.scaling(lease_seconds=lease_seconds, port=port), hold_seconds=hold_seconds
+                ),
                 **settings,
             )
         )
@@ -81,6 +90,13 @@ class Deployment:
             assert isinstance(counts, dict)
             return sorted(user.decode() for user in counts)
 
+    def stored_departures(self, channel: str = "presence-room") -> dict[str, str]:
+        """Return who has left a channel of the first app and may be back, and which node says."""
+        with self.redis.client() as client:
+            departures = client.hgetall(f"{self.prefix}{{{APP.id}:{channel}}}:departures")
+            assert isinstance(departures, dict)
+            return {user.decode(): node.decode() for user, node in departures.items()}
+
     def stored_nodes(self) -> list[str]:
         """Return the nodes that Redis knows of."""
         with self.redis.client() as client:
@@ -92,7 +108,7 @@ class Deployment:
     async def leaving(self) -> AsyncIterator[Deployment]:
         """Lend the same deployment; what is started by it ends with the context."""
         async with AsyncExitStack() as stack:
-            yield Deployment(self.redis, self.prefix, stack)
+            yield Deployment(self.redis, self.prefix, stack, **self._address)
 
     def stored_keys(self) -> list[str]:
         """Return the keys that the deployment has in Redis, without its prefix."""

@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from reverb_py.testing import PusherClient, TestServer
 from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment
 from tests.reverb_py.cluster.test_faults import becomes, has_users
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
+from tests.reverb_py.webhooks.receiver import receiving
 from tests.support.redis import (
     RedisServer,
     free_port,
@@ -57,10 +59,27 @@ async def everything_works(deployment: Deployment) -> list[TestServer]:
     return nodes
 
 
+async def a_return_is_silent(deployment: Deployment) -> None:
+    """See that the backend hears of one visit when somebody moves from one node to the other."""
+    async with receiving() as receiver, deployment.leaving() as leaving:
+        app = replace(APP, webhooks=(receiver.webhook("member_added", "member_removed"),))
+        here, there = await leaving.nodes(2, app, hold_seconds=100 * LONG_PATIENCE)
+        for node in (here, there):
+            client, _ = await leaving.member(node, "ada", "presence-desk")
+            await leave(client, "presence-desk")
+            async with asyncio.timeout(LONG_PATIENCE):
+                while node.node.held() != {APP.id: 1}:  # noqa: ASYNC110 - asked, not told
+                    await asyncio.sleep(0.01)
+    ada = {"channel": "presence-desk", "user_id": "ada"}
+    assert [event["name"] for event in receiver.events] == ["member_added", "member_removed"]
+    assert all(event.items() >= ada.items() for event in receiver.events)
+
+
 async def test_a_cluster_with_sharded_topics() -> None:
     with redis_cluster() as servers:
         async with AsyncExitStack() as stack:
             deployment = Deployment(servers[0], "test:", stack, is_cluster=True)
+            await a_return_is_silent(deployment)
             await everything_works(deployment)
             sizes = []
             for server in servers:
@@ -185,4 +204,5 @@ async def test_a_user_with_the_rights_that_the_documentation_lists(own_redis: Re
         client.execute_command(*rights.replace("PASSWORD", "a-secret").split())
     async with AsyncExitStack() as stack:
         deployment = Deployment(own_redis, "reverb:", stack, username="reverb", password="a-secret")
+        await a_return_is_silent(deployment)
         await everything_works(deployment)

@@ -8,6 +8,7 @@ import os
 import sys
 from asyncio.subprocess import PIPE
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 
+from reverb_py.core.apps import Webhook
 from reverb_py.telemetry.metrics import MetricsPlace
 from tests.reverb_py.cluster.nodes import APP, Deployment
+from tests.reverb_py.cluster.test_presence import leave
 from tests.reverb_py.server.raw_client import hub_behind
 from tests.support.metrics import Scrape, scraped
 
@@ -103,6 +106,21 @@ async def test_what_no_node_says_is_counted(deployment: Deployment) -> None:
             redis.publish(f"{deployment.prefix}control", "nonsense")
 
     await until(node.metrics_port, ("bus_unintelligible_total",), 3)
+
+
+async def test_departures_that_other_nodes_may_undo_are_counted(deployment: Deployment) -> None:
+    webhook = Webhook(url="http://127.0.0.1:9/", kinds=frozenset({"member_removed"}))
+    app = replace(APP, webhooks=(webhook,))
+    here, there = await deployment.nodes(2, app, metrics=METRICS, hold_seconds=10 * PATIENCE)
+    client, _ = await deployment.member(here, "ada")
+    await leave(client)
+
+    await until(here.metrics_port, ("webhook_departures_held", "1001"), 1)
+    assert (await scraped(there.metrics_port))["webhook_departures_held", "1001"] == 0
+    # So that nothing is left to tell an endpoint that is not there.
+    await deployment.member(there, "ada")
+    here.reload(APP)
+    there.reload(APP)
 
 
 async def test_workers_are_one_target_and_each_says_what_it_says_as_json(

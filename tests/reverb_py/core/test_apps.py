@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from reverb_py.core.apps import App, Apps
+from reverb_py.core.apps import App, Apps, Webhook
 from tests.support.sessions import APP
 
 
@@ -63,3 +63,29 @@ def test_an_app_never_shows_its_secret() -> None:
 def test_an_app_does_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         APP.secret = "another"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "suffixes", "channel", "is_wanted"),
+    [
+        ((), (), "orders", True),
+        (("private-", "presence-"), (), "presence-room", True),
+        (("private-", "presence-"), (), "my-private-room", False),
+        ((), ("-eu", "-us"), "orders-us", True),
+        ((), ("-eu", "-us"), "orders-us-old", False),
+        (("private-",), ("-eu",), "private-orders-eu", True),
+        (("private-",), ("-eu",), "private-orders", False),
+        (("private-",), ("-eu",), "orders-eu", False),
+    ],
+)
+def test_a_webhook_hears_of_channels_with_one_of_its_prefixes_and_one_of_its_suffixes(
+    prefixes: tuple[str, ...], suffixes: tuple[str, ...], channel: str, is_wanted: bool
+) -> None:
+    webhook = Webhook(
+        url="https://example.com/hook",
+        kinds=frozenset({"cache_miss"}),
+        prefixes=prefixes,
+        suffixes=suffixes,
+    )
+
+    assert webhook.covers(channel) is is_wanted

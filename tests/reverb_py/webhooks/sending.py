@@ -28,7 +28,7 @@ PATIENT = replace(LONG_HOLD, first_retry_seconds=10 * PATIENCE, longest_retry_se
 
 @asynccontextmanager
 async def running(
-    limits: Limits = LONG_HOLD, drain_seconds: float = PATIENCE, **seams: Callable[..., Any]
+    limits: Limits = LONG_HOLD, drain_seconds: float = PATIENCE, **seams: Any
 ) -> AsyncIterator[Webhooks]:
     """Run webhooks for as long as the context lasts; `seams` are arguments of `Webhooks`."""
     webhooks = Webhooks(limits=limits, **seams)

@@ -109,27 +109,6 @@ def test_any_data_of_a_client_event_can_be_read_back(data: Any) -> None:
     assert (told if isinstance(data, str) else json.loads(told)) == data
 
 
-@pytest.mark.parametrize(
-    ("prefixes", "suffixes", "channel", "is_wanted"),
-    [
-        ((), (), "orders", True),
-        (("private-", "presence-"), (), "presence-room", True),
-        (("private-", "presence-"), (), "my-private-room", False),
-        ((), ("-eu", "-us"), "orders-us", True),
-        ((), ("-eu", "-us"), "orders-us-old", False),
-        (("private-",), ("-eu",), "private-orders-eu", True),
-        (("private-",), ("-eu",), "private-orders", False),
-        (("private-",), ("-eu",), "orders-eu", False),
-    ],
-)
-def test_a_webhook_hears_of_channels_with_one_of_its_prefixes_and_one_of_its_suffixes(
-    prefixes: tuple[str, ...], suffixes: tuple[str, ...], channel: str, is_wanted: bool
-) -> None:
-    webhook = replace(WEBHOOK, prefixes=prefixes, suffixes=suffixes)
-
-    assert payload.is_wanted(webhook, channel) is is_wanted
-
-
 def test_a_webhook_s_own_headers_never_replace_the_signature() -> None:
     own = (("x-pusher-signature", "forged"), ("X-Tenant", "4"), ("user-agent", "mine"))
 

@@ -3,15 +3,25 @@ Departures that may be undone: pure.
 
 Whoever reloads a page leaves and is back a second later. Hosted Pusher therefore holds
 `channel_vacated` and `member_removed` for three seconds, and when the channel or the user comes
-back in time, neither the departure nor the return is told.
+back in time, neither the departure nor the return is told. On the only node webhooks hold them;
+among several the bus does, which knows of a return on any of them.
 """
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["Departure", "Holding"]
+if TYPE_CHECKING:
+    from reverb_py.core.apps import App
+
+__all__ = ["HOLD_SECONDS", "MAX_HELD", "Departure", "Holding"]
+
+HOLD_SECONDS = 3.0
+"""For how long a departure may be undone (hosted Pusher's figure)."""
+
+MAX_HELD = 100_000
+"""Departures of one app that are held at once."""
 
 
 class Departure(NamedTuple):
@@ -29,6 +39,14 @@ class Departure(NamedTuple):
     def kind_of_return(self) -> str:
         """The event that tells its opposite."""
         return "channel_occupied" if self.user_id is None else "member_added"
+
+    def is_wanted(self, app: App) -> bool:
+        """Tell whether a webhook of the app wants to hear of it, or of what would undo it."""
+        kinds = {self.kind, self.kind_of_return}
+        return any(
+            not kinds.isdisjoint(webhook.kinds) and webhook.covers(self.channel)
+            for webhook in app.webhooks
+        )
 
 
 class Holding:

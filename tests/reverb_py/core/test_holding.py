@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reverb_py.webhooks.holding import Departure, Holding
+from reverb_py.core.holding import Departure, Holding
 
 ROOM = Departure("room")
 ADA = Departure("presence-room", "ada")
