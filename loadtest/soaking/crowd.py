@@ -27,6 +27,7 @@ PATIENCE = 60.0
 
 WITNESSED = "soak-witnessed"
 _ROOMS = 5
+_STEPS = {"channel_occupied": 1, "channel_vacated": -1, "member_added": 1, "member_removed": -1}
 
 
 class Crowd:
@@ -192,6 +193,8 @@ class Backend:
 
     def __init__(self, app: App, ports: Sequence[int], crowd: Crowd) -> None:
         self.told: Counter[str] = Counter()
+        self.begun: dict[tuple[str, str], int] = {}
+        """Of what was told to begin, how often more than to end; nothing where that is even."""
         self.published = 0
         self.is_over = False
         self._app = app
@@ -265,8 +268,18 @@ class Backend:
         signature = request.headers.get("X-Pusher-Signature", "")
         if signature != signing.sign(self._app.secret, body):
             self._crowd.wrong["a webhook with a wrong signature"] += 1
-        self.told.update(event["name"] for event in orjson.loads(body)["events"])
+        for event in orjson.loads(body)["events"]:
+            self.told[event["name"]] += 1
+            self._note_pair(event)
         return web.Response()
+
+    def _note_pair(self, event: dict[str, str]) -> None:
+        step = _STEPS.get(event["name"])
+        if step is not None:
+            what = (event["channel"], event.get("user_id", ""))
+            self.begun[what] = self.begun.get(what, 0) + step
+            if not self.begun[what]:
+                del self.begun[what]
 
 
 def _event(name: str, channels: list[str], data: object) -> dict[str, object]:
