@@ -320,7 +320,7 @@ def growth(job: Job) -> Result:
         elif job.grows == "connections":
             crowd_of_connections(crowd, before, size)
         subscribers = size if job.grows == "subscribers" else job.subscribers
-        figures = fan_out(replace(job, channel=f"{job.channel}-{size}", subscribers=subscribers))
+        figures = fan_out(replace(job, subscribers=subscribers))
         result["disturbed"] = max(figures["disturbed"], result["disturbed"])
         result[f"microseconds_at_{size}"] = figures["processor_microseconds"]
         # What the crowd is asked meanwhile, such as whether it lives, is answered here.

@@ -209,6 +209,11 @@ class Backend:
             self.published += 1
             await asyncio.sleep(0.02)
 
+    async def publish_last_event(self, session: aiohttp.ClientSession, port: int) -> None:
+        """Publish, on one node, what a channel without subscribers remembers."""
+        event = _event("news", ["cache-soak-0"], {"text": "the last"})
+        await self.request(session, port, "POST", "/events", event)
+
     async def work(self, session: aiohttp.ClientSession) -> None:
         """Do a bit of everything on any node until it `is_over`."""
         rooms = [
