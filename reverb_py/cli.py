@@ -152,7 +152,8 @@ def _reload(running: RunningServer, settings: Settings) -> None:
     except WrongSetting as exc:
         log.error("The apps were not reloaded", reason=str(exc))
     else:
-        log.info("Reloaded the apps", apps=[app.id for app in renewed.apps])
+        tls = {} if renewed.tls is None else {"certificate": str(renewed.tls.certificate)}
+        log.info("Reloaded the apps", apps=[app.id for app in renewed.apps], **tls)
 
 
 def _relax_garbage_collector() -> None:

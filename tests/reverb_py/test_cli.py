@@ -232,7 +232,7 @@ async def test_hanging_up_renews_the_certificate_for_new_connections(tmp_path: P
 
             other.key.replace(files.key)
             server.process.send_signal(signal.SIGHUP)
-            await server.said("Reloaded the apps")
+            await server.said(r"Reloaded the apps +apps=\['1001'\] certificate=")
             async with connect(url, ssl=trusted) as late:
                 assert shown_to(late) == "second"
             await early.send('{"event":"pusher:ping"}')
