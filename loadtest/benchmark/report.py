@@ -60,15 +60,21 @@ def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
             )
             if own is None:
                 continue
-            reached = f"{measure.write(own)} " if measure in absolute else ""
+            compared = {t.against for t in scenario.targets if t.measure is measure}
             cells = [
-                f"{own / other:.2f}" if other and not measure.is_ratio else "" for other in others
+                f"{own / other:.2f}" if other and (name in compared or not measure.is_ratio) else ""
+                for name, other in zip(("baseline", "raw"), others, strict=True)
             ]
-            lines.append(f"| {scenario.title}: {reached}{measure.label} | {' | '.join(cells)} |")
+            what = measure.label
+            if measure.is_ratio:
+                what = f"{measure.label}, × {measure.write(own)}"  # noqa: RUF001 - times
+            elif measure in absolute:
+                what = f"{measure.write(own)} {measure.label}"
+            lines.append(f"| {scenario.title}: {what} | {' | '.join(cells)} |")
     for verdict in bench.verdicts():
         if verdict.target.of != "reverb_py":
             label, value, *_ = verdict.row()
-            lines.append(f"| {verdict.scenario.title}: {value} {label} | | |")
+            lines.append(f"| {label.replace('workers: ', '')}: {value} | | |")
     return "\n".join([*lines, "", f"Measured on: {', '.join(machine.values())}."])
 
 
