@@ -7,14 +7,12 @@ over; the time they left is kept in the database, so that a restart in between l
 the server could not tell is found out by `reconciliation`.
 """
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-import structlog
 from sqlalchemy import and_, bindparam, func, select
 
 from chat_api.features.support.events import (
@@ -28,14 +26,12 @@ from chat_api.features.support.records import CONVERSATIONS, conversation_of
 from chat_api.features.support.rules import Status
 from chat_api.features.support.transitions import change
 from chat_api.kernel.clock import Clock
-from chat_api.kernel.errors import Unavailable
+from chat_api.kernel.rounds import Rounds
 from chat_api.realtime.broadcaster import Broadcaster
 from chat_api.realtime.webhooks import Notice, Webhooks
 from chat_api.store.engine import Store, UnitOfWork
 
 __all__ = ["Attendance", "Sighting", "customer_member"]
-
-_log = structlog.get_logger("chat_api.support")
 
 _TOLD_AFTER = timedelta(seconds=3)  # for so long the server waits whether somebody comes back
 _LOOK_AGAIN = 30.0  # seconds; other processes hear of departures, too
@@ -121,7 +117,7 @@ class Attendance:
         self._clock = clock
         self._hold = hold
         self._told_after = told_after
-        self._awake = asyncio.Event()
+        self._rounds = Rounds("attendance", self.tell_who_has_gone, pause=_PAUSE)
 
     def listen_to(self, webhooks: Webhooks) -> None:
         """Have the server's notices brought here."""
@@ -206,30 +202,9 @@ class Attendance:
         await self._store.write(self._tell)
         return 0.0
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Tell of customers who have gone while the block runs, those of before included."""
-        task = asyncio.create_task(self._watch(), name="attendance")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def _watch(self) -> None:
-        while True:
-            self._awake.clear()
-            wait = _PAUSE
-            try:
-                wait = await self.tell_who_has_gone()
-            except Unavailable:
-                pass  # the store has said so
-            except Exception:
-                _log.exception("Attendance failed and tries again")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._awake.wait()
+        return self._rounds.running()
 
     def _note_return(self, unit: UnitOfWork, row: Any) -> None:
         conversation, now = conversation_of(row), self._clock()
@@ -246,7 +221,7 @@ class Attendance:
 
     def _note_departure(self, unit: UnitOfWork, row: Any, left_at: datetime) -> None:
         change(unit.connection, conversation_of(row), customer_left_at=left_at)
-        unit.when_committed(self._awake.set)
+        unit.when_committed(self._rounds.wake)
 
     def _tell(self, unit: UnitOfWork) -> None:
         now = self._clock()

@@ -12,15 +12,15 @@ nothing is known, and nothing changes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 
 import structlog
 
 from chat_api.features.support.attendance import Attendance, Sighting
 from chat_api.kernel.clock import Clock
-from chat_api.kernel.errors import Unavailable as DatabaseUnavailable
+from chat_api.kernel.rounds import Rounds
 from chat_api.realtime.reverb import Refused, ReverbClient, Unavailable
 
 __all__ = ["INTERVAL", "Reconciliation"]
@@ -70,7 +70,7 @@ class Reconciliation:
         self._has_to_begin_anew = False
         self._not_before = 0.0
         self._was_away = False
-        self._awake = asyncio.Event()
+        self._rounds = Rounds("reconciliation", self.look, pause=_PAUSE)
 
     def look_for_all(self) -> None:
         """Look for everybody, once clients have had the time to come back."""
@@ -78,14 +78,15 @@ class Reconciliation:
         self._looks_for_all = self._has_to_begin_anew = True
         self._was_away = False
         self._not_before = _now() + self._return_of_clients
-        self._awake.set()
+        self._rounds.wake()
 
     async def look(self) -> float:
         """
         Look for the next customers, and return in how many seconds to look again.
 
         Raises:
-            DatabaseUnavailable: What was found out is lost, and found out by the next look.
+            chat_api.kernel.errors.Unavailable: The database is; what was found out is lost, and
+                found out by the next look.
         """
         if not self._leads():
             return self._interval
@@ -111,31 +112,10 @@ class Reconciliation:
         self._after = sightings[-1].id
         return 0.0 if has_missed or self._looks_for_all else self._interval
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Look while the block runs, for everybody at first."""
         self.look_for_all()
-        task = asyncio.create_task(self._watch(), name="reconciliation")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
-
-    async def _watch(self) -> None:
-        while True:
-            self._awake.clear()
-            wait = _PAUSE
-            try:
-                wait = await self.look()
-            except DatabaseUnavailable:
-                pass  # the store has said so
-            except Exception:
-                _log.exception("Customers could not be looked for; trying again")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._awake.wait()
+        return self._rounds.running()
 
     async def _look_for(self, sightings: Sequence[Sighting]) -> bool:
         """Look for these, note what has changed, and tell whether anybody was missed."""

@@ -1,8 +1,6 @@
 """Forgetting: conversations that have been over for long enough, and customers left without any."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import structlog
@@ -11,7 +9,7 @@ from sqlalchemy import delete, exists, select
 from chat_api.features.support.models import SupportConversation, SupportCustomer, SupportMessage
 from chat_api.features.support.rules import Status
 from chat_api.kernel.clock import Clock
-from chat_api.kernel.errors import Unavailable
+from chat_api.kernel.rounds import Rounds
 from chat_api.store.engine import Store, UnitOfWork
 
 __all__ = ["Retention"]
@@ -30,16 +28,15 @@ class Retention:
         self._clock = clock
         self._keep_for = keep_for
 
-    @asynccontextmanager
-    async def running(self, *, every: float = _EVERY) -> AsyncIterator[None]:
+    def running(self, *, every: float = _EVERY) -> AbstractAsyncContextManager[None]:
         """Look every so many seconds, beginning now, while the block runs."""
-        task = asyncio.create_task(self._look(every), name="retention")
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+
+        async def look() -> float:
+            if deleted := await self.delete_old():
+                _log.info("Deleted old conversations", conversations=deleted)
+            return every
+
+        return Rounds("retention", look, pause=every).running()
 
     async def delete_old(self) -> int:
         """Delete what is old enough, in several units of work; return how many conversations."""
@@ -47,17 +44,6 @@ class Retention:
         while deleted := await self._store.write(self._delete_some):
             total += deleted
         return total
-
-    async def _look(self, every: float) -> None:
-        while True:
-            try:
-                if deleted := await self.delete_old():
-                    _log.info("Deleted old conversations", conversations=deleted)
-            except Unavailable:
-                pass  # the store has said so
-            except Exception:
-                _log.exception("Old conversations could not be deleted; trying again later")
-            await asyncio.sleep(every)
 
     def _delete_some(self, unit: UnitOfWork) -> int:
         connection = unit.connection
