@@ -293,21 +293,15 @@ class HttpConnection(asyncio.Protocol):
             raise self._head_too_long()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        lowercase = name.lower()
-        if lowercase == _FORWARDED_FOR:
-            self._hops_received(value)
-        else:
-            self._headers[lowercase] = value
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > MAX_HEAD_BYTES:
             raise self._head_too_long()
-
-    def _hops_received(self, hops: bytes) -> None:
         if self._stage is _BODY:
-            return  # In a trailer, the last word would be the client's own.
+            return  # A trailer: no proxy looks at these, so they say nothing of the request.
+        lowercase = name.lower()
+        before = self._headers.get(lowercase) if lowercase == _FORWARDED_FOR else None
         # Some proxies put a line of their own below the one they were sent.
-        before = self._headers.get(_FORWARDED_FOR)
-        self._headers[_FORWARDED_FOR] = hops if before is None else before + b"," + hops
+        self._headers[lowercase] = value if before is None else before + b"," + value
 
     def on_headers_complete(self) -> None:
         if self._parser.should_upgrade():

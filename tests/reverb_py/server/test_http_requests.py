@@ -269,6 +269,22 @@ async def test_a_chunked_body_is_read_with_extensions_and_trailers(
         )
 
 
+async def test_a_trailer_is_no_header(server: TestServer) -> None:
+    async with websocket(server) as subscriber, connected_socket(server) as publisher:
+        await subscribed(subscriber)
+        for number in (1, 2):
+            body = event_body(number)
+            head = request(
+                signed_start(server, "POST", "/events", body), "Transfer-Encoding: chunked"
+            )
+            trailer = b"X-Idempotency-Key: the-same\r\n"
+            await publisher.send(b"%b%x\r\n%b\r\n0\r\n%b\r\n" % (head, len(body), body, trailer))
+            assert (await publisher.receive_answer()).body == b"{}"
+            assert await subscriber.receive_text() == (
+                b'{"event":"made","channel":"orders","data":"%d"}' % number
+            )
+
+
 @pytest.mark.parametrize("expectation", ["100-continue", "100-Continue", "100-continue  "])
 async def test_a_client_that_waits_to_be_asked_is_asked_for_its_body(
     server: TestServer, expectation: str
