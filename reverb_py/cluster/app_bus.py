@@ -13,9 +13,10 @@ from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.listening import Listening
 from reverb_py.cluster.messages import Unintelligible, decode_last_event
 from reverb_py.cluster.outgoing import Outgoing
-from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic
+from reverb_py.cluster.topics import NOBODY, USER_PREFIX, Entry, Hold, Topic
 from reverb_py.core.bus import Census
 from reverb_py.core.holding import Departure
+from reverb_py.core.session import other_member_message
 from reverb_py.core.users import SignedInUser
 from reverb_py.protocol.channel_names import Access, kind_of
 
@@ -58,7 +59,10 @@ class AppBus:
         entering = session.entering
         if entering is None:
             entering = session.entering = {}
-        elif name in entering:
+        elif isinstance(first := entering.get(name), Entry):
+            if first.user_id != user_id:
+                message = other_member_message(name)
+                session.subscription_refused(name, "InvalidMember", 409, message)
             return  # The answer to the first request answers this one.
         topic = self._listening.topic(self, name)
         entry = Entry(topic, session, user_id, info)
@@ -74,23 +78,22 @@ class AppBus:
 
     def left(self, channel: Channel, user_id: str | None) -> None:
         topic = self._listening.topic(self, channel.name)
-        if topic.members is not None and user_id is not None:
-            topic.release(user_id)
+        topic.release(user_id or NOBODY)
         topic.remove_listener()
 
     def vacated(self, name: str) -> None:
         topic = self._listening.topic(self, name)
-        if topic.members is None:
-            topic.release("")
         if topic.subscribers:
             topic.subscribers = 0
             topic.tell_count()
 
-    def counted(self, channel: Channel) -> None:
-        if self.hub.wants_counts:
-            topic = self._listening.topic(self, channel.name)
-            topic.subscribers = len(channel.subscribers)
-            topic.tell_count()
+    def counted(self, channel: Channel) -> bool:
+        if not self.hub.wants_counts:
+            return False
+        topic = self._listening.topic(self, channel.name)
+        topic.subscribers = len(channel.subscribers)
+        topic.tell_count()
+        return not self._link.is_away
 
     def has_members(self, name: str) -> bool:
         """Tell whether the topic of this name is one of which members are known."""

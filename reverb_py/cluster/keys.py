@@ -10,11 +10,14 @@ class Keys:
     The names that begin with a deployment's prefix.
 
     A channel's keys begin like its topic, whose braces put them into one slot of a Redis Cluster.
+    `nodes` are the names under which nodes live, `gone` those that were given up.
     """
 
     def __init__(self, prefix: str, node_id: str) -> None:
         self._prefix = prefix
-        self.nodes = f"{prefix}nodes".encode()
+        self.nodes = f"{prefix}{{nodes}}".encode()
+        self.gone = self.nodes + b".gone"
+        self._held_by = f"{prefix}nodes.".encode()
         self.control_topic = f"{prefix}control".encode()
         self.own_topic = self.topic_of_node(node_id)
 
@@ -28,7 +31,7 @@ class Keys:
 
     def held_by(self, name: bytes) -> bytes:
         """Return the key of the set of topics in which a node of this name holds something."""
-        return self.nodes + b"." + name
+        return self._held_by + name
 
     def idempotency(self, app_id: str, key: str) -> bytes:
         """Return the key of what was answered under an idempotency key."""

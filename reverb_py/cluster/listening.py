@@ -147,6 +147,9 @@ class Listening:
     def change_count(self, topic: Topic) -> None:
         self._membership.change_count(topic)
 
+    def redis_may_have_forgotten(self) -> None:
+        self.be_lenient(self._membership.lease_seconds)
+
     def degrade_later(self, entry: Entry) -> None:
         """Subscribe a session in a second, from what is known here, if it still waits then."""
         entry.timer = self._loop.call_later(PATIENCE_SECONDS, entry.topic.admit, entry)
@@ -209,12 +212,13 @@ class Listening:
         elif isinstance(said, Change):
             topic.changed(said)
         elif isinstance(said, Counts):
+            own = self._membership.name.decode()
             elsewhere = (
                 number
                 for node, number in said.by_node.items()
                 if not node.startswith(self._node_id)
             )
-            topic.counted_elsewhere(sum(elsewhere))
+            topic.counted(said.by_node.get(own, 0), sum(elsewhere))
 
     def forget(self) -> None:
         """Redis is out of reach; who waits for it is answered from what is known here."""

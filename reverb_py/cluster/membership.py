@@ -2,7 +2,9 @@
 What Redis is told of this node: under which name it is there, and what it holds under it.
 
 A node of which nothing was heard for the length of its lease is dead: whoever notices takes away
-what it held.
+what it held. A node that has lost Redis gives its name up and takes another. A name that is given
+up, by death or otherwise, is reaped twice: at once, and again before it is buried, when nothing can
+arrive any more that was said under it.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from reverb_py.cluster.scripts import (
     LEASE,
     LEAVE,
     REAP,
+    REGISTER,
     RELEASE,
     SETTLE,
     keys_of,
@@ -40,7 +43,14 @@ _BATCH = 500
 _Due = tuple[str, Departure]
 """A departure that was held for its time, and the id of its app."""
 
-_RETIRED_SECONDS = 60.0
+_LATENESS_LEASES = 1
+"""Leases by which what was said under a name may be late: the clocks of a Cluster may differ."""
+
+_GRACE_LEASES = 3
+"""Leases from the first reaping of a name to the last: one that lives, its lateness, and a rest."""
+
+_CLAIM_LEASES = 6
+"""Leases for which a name is left to the node that reaps it."""
 
 
 class _Legacy(NamedTuple):
@@ -79,8 +89,15 @@ class Membership:
         self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("reverb_py")
         self._numbers = count(1)
+        self.lease_seconds = lease_seconds
         self.name = b""
-        self._retired: dict[bytes, float] = {}
+        self.is_presumed_dead = False
+        """Whether nothing can be held under the name any more."""
+        self._deadline = 0
+        self._to_reap: dict[bytes, None] = {}
+        self._has_left: set[bytes] = set()
+        self._graves: dict[bytes, float] = {}
+        self._something_to_reap = asyncio.Event()
         self._may_change = False
         self._changing = asyncio.Lock()
         self._to_change: dict[Hold, None] = {}
@@ -94,21 +111,23 @@ class Membership:
 
     # The name.
 
-    async def take_name(self) -> list[bytes]:
+    async def take_name(self) -> bool:
         """
         Be another node from now on, which has yet to hold anything.
 
-        Returns the names of dead nodes.
+        Its last name is left to this node to reap. Returns whether Redis has forgotten that name,
+        and so, presumably, everything.
         """
         async with self._changing:
-            now = self._loop.time()
-            for name, since in list(self._retired.items()):
-                if now - since > _RETIRED_SECONDS:
-                    del self._retired[name]
-            if self.name:
-                self._retired[self.name] = now
-            self.name = f"{self._node_id}.{next(self._numbers)}".encode()
-            dead = await self._renew(is_new=True)
+            old = self.name
+            has_forgotten = bool(old) and not await self._is_known(old)
+            name = f"{self._node_id}.{next(self._numbers)}".encode()
+            ends = await self._renew(name, old, is_new=True)
+            self.name = name
+            self._extend(ends)
+            if old:
+                self._to_reap[old] = None
+            self.is_presumed_dead = False
             self._registered.clear()
             self._forget_departures()
             self._may_change = True
@@ -118,49 +137,117 @@ class Membership:
                     self._to_change[hold] = None
                 if topic.subscribers:
                     self._to_count[topic] = None
-        return dead or []
+        return has_forgotten
 
-    async def is_known(self, name: bytes) -> bool:
+    async def _is_known(self, name: bytes) -> bool:
         """Tell whether Redis has not forgotten a node of this name, dead or alive."""
-        return await self._run(("ZSCORE", self._keys.nodes, name)) is not None
+        for key in (self._keys.nodes, self._keys.gone):
+            if await self._run(("ZSCORE", key, name)) is not None:
+                return True
+        return False
 
-    async def renew(self) -> list[bytes] | None:
-        """Renew the lease; return the names of dead nodes, or None when this one is dead."""
-        return await self._renew(is_new=False)
+    async def keep_lease(self) -> None:
+        """Have Redis believe that this node lives, until it fails, which raises."""
+        while True:
+            await asyncio.sleep(self.lease_seconds / 3)
+            name = self.name
+            ends = await self._renew(name, b"", is_new=False)
+            if name != self.name:
+                continue  # It was given up meanwhile.
+            if ends is None:
+                self._presume_dead()
+            else:
+                self._extend(ends)
 
-    async def _renew(self, *, is_new: bool) -> list[bytes] | None:
-        arguments = (self.name, self._lease_milliseconds, int(is_new))
-        dead = await self._run(evaluation(LEASE, [self._keys.nodes], *arguments))
-        if dead is None:
-            return None
-        return [name for name in dead if name != self.name]
+    async def _renew(self, name: bytes, old: bytes, *, is_new: bool) -> bytes | None:
+        """Return when a lease of this name ends, by the clock of Redis; None if it is dead."""
+        lease = self._lease_milliseconds
+        keys = [self._keys.nodes, self._keys.gone]
+        command = evaluation(LEASE, keys, name, lease, int(is_new), _CLAIM_LEASES * lease, old)
+        ends, due, left = await self._run(command)
+        self._to_reap.update(dict.fromkeys(due))
+        self._has_left.update(left)
+        self._something_to_reap.set()
+        return ends  # type: ignore[no-any-return]
+
+    def _extend(self, ends: bytes | None) -> None:
+        assert ends is not None, "a lease that begins has an end"
+        self._deadline = int(ends) + _LATENESS_LEASES * self._lease_milliseconds
+
+    def _presume_dead(self) -> None:
+        self._may_change = False
+        self.is_presumed_dead = True
+
+    async def reap_own_names(self) -> None:
+        """Reap the names that this node has given up."""
+        own = f"{self._node_id}.".encode()
+        for name in list(self._to_reap):
+            if name.startswith(own):
+                await self.reap(name)
+
+    async def keep_reaping(self) -> None:
+        """Reap the names of which nobody lives, and bury them in time, until Redis fails."""
+        while True:
+            while self._to_reap:
+                await self.reap(next(iter(self._to_reap)))
+            now = self._loop.time()
+            grace = _GRACE_LEASES * self.lease_seconds
+            for name, since in list(self._graves.items()):
+                if now - since >= grace:
+                    await self._bury(name)
+            self._something_to_reap.clear()
+            try:
+                async with asyncio.timeout(self.lease_seconds / 3 if self._graves else None):
+                    await self._something_to_reap.wait()
+            except TimeoutError:
+                pass
 
     async def reap(self, name: bytes) -> None:
         """
         Take away what a node held that is not there any more. May be done by several at once.
 
         That its users have gone is held back here, and so is what it held back itself, unless this
-        node reaps itself. Where a key is spoiled, the rest is taken away, and the name stays until
-        it can go.
+        node reaps itself. The name is buried later, unless its node has left in order, so that
+        nothing is on its way.
         """
+        if name in self._has_left:
+            self._has_left.discard(name)
+            await self._bury(name)
+        else:
+            await self._take_away(name)
+            self._graves[name] = self._loop.time()
+        self._to_reap.pop(name, None)
+
+    async def _bury(self, name: bytes) -> None:
+        """Reap a name for the last time. Where a key is spoiled, it stays until it can go."""
+        self._graves.pop(name, None)
+        if await self._take_away(name, is_last_time=True):
+            await self._run(("ZREM", self._keys.gone, name))
+
+    async def _take_away(self, name: bytes, *, is_last_time: bool = False) -> bool:
+        """Take away what is held under a name; tell whether that was possible everywhere."""
         key = self._keys.held_by(name)
-        while topics := await self._run(("SRANDMEMBER", key, _BATCH)):
-            async with self._changing:
-                done = await self._reap_topics(name, topics)
-            if not done:
-                return
-            await self._run(("SREM", key, *done))
-        await self._run(("ZREM", self._keys.nodes, name))
+        is_done = True
+        cursor = 0
+        while True:
+            cursor, topics = await self._run(("SSCAN", key, cursor, "COUNT", _BATCH))
+            if topics:
+                async with self._changing:
+                    done = await self._reap_topics(name, topics)
+                is_done = is_done and len(done) == len(topics)
+                if done and is_last_time:
+                    await self._run(("SREM", key, *done))
+            if not int(cursor):
+                return is_done
 
     async def _reap_topics(self, name: bytes, topics: Sequence[bytes]) -> list[bytes]:
         """Take away what a node held in these topics; return those where that could be done."""
         heir = self.name
         legacies = [self._legacy(topic, is_own=name == heir) for topic in topics]
         inherited = {one.key: one.topic for one in legacies if any(one.holds_back)}
-        if inherited:
-            # As everything that is held, known before it is.
-            await self._run(("SADD", self._keys.held_by(heir), *inherited.values()))
-            self._registered.update(inherited)
+        # As everything that is held, known before it is.
+        if inherited and not await self._note(inherited):
+            return []
         answers = await self._link.run(
             [
                 self._script_at(REAP, one.key, name, name, heir, *map(int, one.holds_back))
@@ -189,14 +276,6 @@ class Membership:
         holds_back = (False, False) if app_bus is None or is_own else app_bus.holds_back(name)
         return _Legacy(topic, app_id, name, self._keys.topic(app_id, name), holds_back)
 
-    async def reap_retired(self) -> None:
-        """Reap the names that this node has had: what was under way may have arrived late."""
-        now = self._loop.time()
-        for name, since in list(self._retired.items()):
-            await self.reap(name)
-            if now - since > _RETIRED_SECONDS:
-                del self._retired[name]
-
     async def leave(self) -> None:
         """
         Give up the name and everything that is held under it.
@@ -220,7 +299,8 @@ class Membership:
             for app_bus in self._apps.values():
                 app_bus.departures.hurry()
             await self.tell_changes()
-        await self.reap(self.name)
+        # It was said under this name that it is over, and nothing after that.
+        await self._bury(self.name)
 
     async def hurry(self) -> None:
         """Hold no departure back any more, unless somebody could come back on another node."""
@@ -231,8 +311,10 @@ class Membership:
 
     async def _others(self, *, is_leaving: int) -> tuple[bool, list[bytes]]:
         """Return whether there are other nodes, and the names of dead ones."""
-        command = evaluation(LEAVE, [self._keys.nodes], self.name, is_leaving)
-        is_anybody, dead = await self._run(command)
+        keys = [self._keys.nodes, self._keys.gone]
+        command = evaluation(LEAVE, keys, self.name, is_leaving)
+        is_anybody, dead, left = await self._run(command)
+        self._has_left.update(left)
         return bool(is_anybody), dead
 
     # Holds.
@@ -330,14 +412,17 @@ class Membership:
         settling: list[_Due] = take(self._to_settle, _BATCH)
         holds: list[Hold] = take(self._to_change, _BATCH)
         topics: list[Topic] = take(self._to_count, _BATCH)
-        await self._register({hold.topic for hold in holds}.union(topics))
+        if not await self._register({hold.topic for hold in holds}.union(topics)):
+            # Under the next name all of them are told.
+            holds, topics = [], []
         due: list[Hold] = []
         held_back: dict[Hold, tuple[bool, bool]] = {}
         # First, as what comes after them may undo them.
         commands = [self._settling(one) for one in settling]
         for hold in holds:
             topic = hold.topic
-            is_wanted = hold.connections > 0
+            # Who brings another info leaves first, as on a node alone.
+            is_wanted = hold.connections > 0 and not hold.is_outdated
             if is_wanted == hold.is_held:
                 if not is_wanted:
                     _drop(hold)
@@ -346,15 +431,20 @@ class Membership:
             hold.is_held = is_wanted
             if is_wanted:
                 most = 0 if hold.is_admitted else self._most_members(topic)
-                commands.append(self._script(HOLD, topic, hold.user_id, hold.info, most))
+                commands.append(
+                    self._script(HOLD, topic, hold.user_id, hold.info, most, self._deadline)
+                )
             else:
                 hold.version = None
+                hold.is_outdated = False
                 holds_back = held_back[hold] = self._apps[topic.app_id].holds_back(topic.name)
                 commands.append(
                     self._script(RELEASE, topic, hold.user_id, self.name, *map(int, holds_back))
                 )
         for topic in topics:
-            commands.append(self._script(COUNT, topic, self.name, topic.subscribers))
+            commands.append(
+                self._script(COUNT, topic, self.name, topic.subscribers, self._deadline)
+            )
         self._doubtful.update(dict.fromkeys(settling))
         answers = await self._link.run(commands) if commands else []
         for one, answer in zip(settling, answers, strict=False):
@@ -373,6 +463,7 @@ class Membership:
             if isinstance(answer, SpoiledKey):
                 self._spoiled[topic] = None
                 self._complain(answer, topic.key)
+                topic.count_is_not_told()
 
     def _settled(self, due: _Due, answer: Any) -> None:
         app_id, departure = due
@@ -390,6 +481,10 @@ class Membership:
         topic = hold.topic
         app_bus = self._apps[topic.app_id]
         if hold.is_held:
+            if answer[0] == b"late":
+                hold.is_held = False
+                self._presume_dead()
+                return
             if answer[0] == b"full":
                 hold.is_held = False
                 topic.refused(hold)
@@ -411,13 +506,26 @@ class Membership:
             return 0
         return self._apps[topic.app_id].hub.app.max_presence_members
 
-    async def _register(self, topics: Iterable[Topic]) -> None:
-        """Have it known where this node may hold something, before it does."""
-        new = [topic for topic in topics if topic.key not in self._registered]
-        if new:
-            names = [f"{topic.app_id}\0{topic.name}" for topic in new]
-            await self._run(("SADD", self._keys.held_by(self.name), *names))
-            self._registered.update(topic.key for topic in new)
+    async def _register(self, topics: Iterable[Topic]) -> bool:
+        """Have it known where this node may hold something, before it does; not if it is dead."""
+        return await self._note(
+            {
+                topic.key: f"{topic.app_id}\0{topic.name}".encode()
+                for topic in topics
+                if topic.key not in self._registered
+            }
+        )
+
+    async def _note(self, topics: Mapping[bytes, bytes]) -> bool:
+        """Have topics known, by their keys, in which this node may hold something."""
+        if not topics:
+            return True
+        key = self._keys.held_by(self.name)
+        if not await self._run(evaluation(REGISTER, [key], self._deadline, *topics.values())):
+            self._presume_dead()
+            return False
+        self._registered.update(topics)
+        return True
 
     async def _unregister(self) -> None:
         """Have it known where this node holds nothing any more."""

@@ -236,8 +236,19 @@ class Node:
         await until_one_fails([*subscription.readers(), self._work(subscription, begun)])
 
     async def _work(self, subscription: Subscription, begun: asyncio.Event) -> None:
-        async with asyncio.timeout(max(self._lease_seconds, 5 * self._address.timeout)):
-            await self._resume(subscription)
+        """Take a name, and from then on keep it alive, whatever else there is to do."""
+        has_forgotten = await self._membership.take_name()
+        await until_one_fails(
+            [
+                self._membership.keep_lease(),
+                self._take_part(subscription, begun, has_forgotten=has_forgotten),
+            ]
+        )
+
+    async def _take_part(
+        self, subscription: Subscription, begun: asyncio.Event, *, has_forgotten: bool
+    ) -> None:
+        await self._resume(subscription, has_forgotten=has_forgotten)
         self._link.trouble = None
         if begun.is_set():
             self._log.info("Redis is back", redis=str(self._address))
@@ -246,22 +257,19 @@ class Node:
             [
                 self._listening.keep_listening(subscription),
                 self._membership.keep_changing(),
+                self._membership.keep_reaping(),
                 self._listening.keep_looking(),
                 self._outgoing.keep_sending(),
-                self._keep_lease(subscription),
+                self._keep_house(subscription),
             ]
         )
 
-    async def _resume(self, subscription: Subscription) -> None:
+    async def _resume(self, subscription: Subscription, *, has_forgotten: bool) -> None:
         """Have Redis know what is here, and know what is there."""
         membership, listening = self._membership, self._listening
-        old = membership.name
-        has_forgotten = bool(old) and not await membership.is_known(old)
-        dead = await membership.take_name()
         await listening.begin(subscription, [self._keys.control_topic, self._keys.own_topic])
         await membership.tell_changes()
-        for name in dict.fromkeys([old, *dead] if old else dead):
-            await membership.reap(name)
+        await membership.reap_own_names()
         await membership.settle_doubtful()
         if has_forgotten:
             listening.be_lenient(self._lease_seconds)
@@ -270,26 +278,20 @@ class Node:
     async def _return_from_the_dead(self) -> None:
         """Hold everything again; who is present elsewhere may have changed unheard."""
         self._log.warning("This node was silent for longer than its lease, and taken for dead")
-        old = self._membership.name
-        dead = await self._membership.take_name()
+        if await self._membership.take_name():
+            self._listening.be_lenient(self._lease_seconds)
         await self._membership.tell_changes()
-        for name in dict.fromkeys([old, *dead]):
-            await self._membership.reap(name)
+        await self._membership.reap_own_names()
         self._listening.look_again()
 
-    async def _keep_lease(self, subscription: Subscription) -> None:
+    async def _keep_house(self, subscription: Subscription) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
             await subscription.check(max(self._lease_seconds, 2 * self._address.timeout))
-            dead = await self._membership.renew()
             if self._is_leaving:
                 continue
-            if dead is None:
+            if self._membership.is_presumed_dead:
                 await self._return_from_the_dead()
-            else:
-                for name in dead:
-                    await self._membership.reap(name)
-            await self._membership.reap_retired()
             self._membership.retry()
             self._listening.retry()
 

@@ -15,6 +15,10 @@ keys share a hash tag, and so one slot of a Redis Cluster:
 Every script looks at all of its keys before it changes one, so that it fails as a whole where
 something else lies there, and changes nothing when it is run again. Members that come and go are
 told to the channel's topic by the script itself: Redis puts them in order, and each is told once.
+
+Whatever is noted under a node's name comes with a deadline, in ms since 1970 by the clock of Redis:
+what the network has kept for longer than the node can have lived is refused. So nothing arrives
+any more when the name is buried.
 """
 
 __all__ = [
@@ -23,6 +27,7 @@ __all__ = [
     "LEASE",
     "LEAVE",
     "REAP",
+    "REGISTER",
     "RELEASE",
     "SCRIPTS",
     "SETTLE",
@@ -40,6 +45,10 @@ local function tell(sign, user, info)
     redis.call('SET', version, string.format('%.0f', now))
     redis.call(publish, topic,
         string.format('%s%.0f %.0f %d\\n', sign, before, now, #user) .. user .. info)
+end
+local function is_late(deadline)
+    local time = redis.call('TIME')
+    return time[1] * 1000 + math.floor(time[2] / 1000) > tonumber(deadline)
 end
 local function look()
     redis.call('HLEN', counts)
@@ -70,6 +79,7 @@ local function is_news(who)
     return 1 - redis.call('HDEL', departures, who)
 end
 look()
+if is_late(ARGV[6]) then return {'late'} end
 if redis.call('SISMEMBER', at, user) == 0 then
     local is_held = redis.call('HEXISTS', counts, user) == 1
     if most > 0 and not is_held and redis.call('HLEN', counts) >= most then return {'full'} end
@@ -88,7 +98,7 @@ return {'held', is_first, is_occupied, redis.call('GET', version) or '0'}
 """
 )
 """
-KEYS as above, ARGV: topic, publishing command, user, info, most members (0: any number).
+KEYS as above, ARGV: topic, publishing command, user, info, most members (0: any number), deadline.
 
 Returns whether it is news that the user is there, and that anybody is: neither is when their
 departure was held back, which is undone.
@@ -170,42 +180,99 @@ COUNT = (
     + """
 if ARGV[4] == '0' then
     redis.call('HDEL', subscribers, ARGV[3])
-else
+elseif not is_late(ARGV[5]) then
     redis.call('HSET', subscribers, ARGV[3], ARGV[4])
 end
 tell_counts()
 """
 )
-"""ARGV: topic, publishing command, node, its subscribers."""
+"""ARGV: topic, publishing command, node, its subscribers, deadline."""
 
 SNAPSHOT = """
 return {redis.call('GET', KEYS[3]) or '0', redis.call('HGETALL', KEYS[2])}
 """
 
-LEASE = """
+_TIME = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-if ARGV[3] == '0' then
-    local expires = redis.call('ZSCORE', KEYS[1], ARGV[1])
-    if not expires or tonumber(expires) < now then return false end
+local function ms(number)
+    return string.format('%.0f', number)
 end
-redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. string.format('%.0f', now),
-    'LIMIT', 0, 16)
 """
-"""KEYS: nodes. ARGV: node, lease in ms, 1 to begin one. Returns the nodes that are dead."""
 
-LEAVE = """
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
-if ARGV[2] == '1' then redis.call('ZADD', KEYS[1], 0, ARGV[1]) end
-local living = redis.call('ZRANGEBYSCORE', KEYS[1], now, '+inf', 'LIMIT', 0, 2)
-return {#living > 1 or #living == 1 and living[1] ~= ARGV[1],
-    redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT', 0, 16)}
+LEASE = (
+    _TIME
+    + """
+local nodes, gone = unpack(KEYS)
+local name, lease = ARGV[1], tonumber(ARGV[2])
+if ARGV[3] == '0' then
+    local expires = redis.call('ZSCORE', nodes, name)
+    if not expires or tonumber(expires) < now then return {false, {}, {}} end
+end
+redis.call('ZCARD', gone)
+redis.call('ZADD', nodes, ms(now + lease), name)
+local function claim(one)
+    redis.call('ZADD', gone, ms(now + tonumber(ARGV[4])), one)
+end
+if ARGV[5] ~= '' then
+    redis.call('ZREM', nodes, ARGV[5])
+    claim(ARGV[5])
+end
+local function before_now(key)
+    return redis.call('ZRANGEBYSCORE', key, '-inf', '(' .. ms(now), 'LIMIT', 0, 16)
+end
+for _, dead in ipairs(before_now(nodes)) do
+    redis.call('ZREM', nodes, dead)
+    redis.call('ZADD', gone, 0, dead)
+end
+local left, due = redis.call('ZRANGEBYSCORE', gone, -1, -1, 'LIMIT', 0, 16), before_now(gone)
+for _, one in ipairs(due) do claim(one) end
+return {ms(now + lease), due, left}
 """
-"""KEYS: nodes. ARGV: node, 1 to end its lease. Returns whether others live, and which are dead."""
+)
+"""
+KEYS: nodes, gone. ARGV: node, lease in ms, 1 to begin one, ms for which a claim counts, the node's
+last name or nothing.
 
-SCRIPTS = (HOLD, RELEASE, SETTLE, REAP, COUNT, SNAPSHOT, LEASE, LEAVE)
+Returns when the lease ends, or nothing where it has ended, the names of which nobody lives that
+this node is to reap, and those among them whose nodes have left in order. No other node is told of
+them while the claim counts.
+"""
+
+REGISTER = (
+    _TIME
+    + """
+if now > tonumber(ARGV[1]) then return 0 end
+redis.call('SADD', KEYS[1], unpack(ARGV, 2))
+return 1
+"""
+)
+"""KEYS: what the node holds. ARGV: deadline, topics. Returns whether it was in time."""
+
+LEAVE = (
+    _TIME
+    + """
+local nodes, gone = unpack(KEYS)
+if ARGV[2] == '1' then
+    redis.call('ZCARD', gone)
+    redis.call('ZREM', nodes, ARGV[1])
+    redis.call('ZADD', gone, -1, ARGV[1])
+end
+local living = redis.call('ZRANGEBYSCORE', nodes, ms(now), '+inf', 'LIMIT', 0, 2)
+local dead = redis.call('ZRANGEBYSCORE', nodes, '-inf', '(' .. ms(now), 'LIMIT', 0, 16)
+for _, one in ipairs(redis.call('ZRANGE', gone, 0, 15)) do dead[#dead + 1] = one end
+return {#living > 1 or #living == 1 and living[1] ~= ARGV[1], dead,
+    redis.call('ZRANGEBYSCORE', gone, -1, -1, 'LIMIT', 0, 16)}
+"""
+)
+"""
+KEYS: nodes, gone. ARGV: node, 1 to give up its name.
+
+Returns whether others live, the names of which nobody lives, and those of them that have left in
+order.
+"""
+
+SCRIPTS = (HOLD, RELEASE, SETTLE, REAP, COUNT, SNAPSHOT, LEASE, REGISTER, LEAVE)
 
 
 _SHARED = (b":counts", b":infos", b":version", b":subscribers", b":departures")

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from reverb_py.core.hub import Hub
     from reverb_py.core.session import Session
 
-__all__ = ["USER_PREFIX", "Entry", "Hold", "Surroundings", "Topic", "take"]
+__all__ = ["NOBODY", "USER_PREFIX", "Entry", "Hold", "Surroundings", "Topic", "take"]
+
+USER_PREFIX = "#online."
+"""Of the topics that are users, before the user's id; no channel begins so."""
+
+NOBODY = ""
+"""For whom a channel without members is held: no user has this id."""
 
 MAX_BUFFERED_CHANGES = 1_000
 """Changes that may wait for a snapshot; more than that, and a later snapshot has them."""
@@ -51,22 +57,30 @@ class Surroundings(Protocol):
     def change_count(self, topic: Topic) -> None:
         """Have Redis told the number of subscribers here."""
 
+    def redis_may_have_forgotten(self) -> None:
+        """Have nobody taken away for a while, as other nodes may have yet to tell it again."""
+
 
 class Entry:
-    """A session that is to be subscribed."""
+    """A session that is to be subscribed; `holder` is for whom the channel is held by that."""
 
-    __slots__ = ("info", "session", "timer", "topic", "user_id")
+    __slots__ = ("holder", "info", "session", "timer", "topic", "user_id")
 
     def __init__(self, topic: Topic, session: Session, user_id: str | None, info: bytes) -> None:
         self.topic = topic
         self.session = session
         self.user_id = user_id
+        self.holder = user_id or NOBODY
         self.info = info
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Hold:
-    """What this node wants Redis to know of one user in one channel, and what Redis knows."""
+    """
+    What this node wants Redis to know of one user in one channel, and what Redis knows.
+
+    Off presence, a channel is held for `NOBODY`.
+    """
 
     __slots__ = (
         "connections",
@@ -74,6 +88,7 @@ class Hold:
         "info",
         "is_admitted",
         "is_held",
+        "is_outdated",
         "topic",
         "user_id",
         "version",
@@ -88,6 +103,8 @@ class Hold:
         self.is_admitted = False
         self.is_held = False
         """Whether Redis has been asked to note it, and not yet to forget it."""
+        self.is_outdated = False
+        """Whether the user has been away since, and brought another info."""
         self.version: int | None = None
         """The members' version with which the user is among them."""
 
@@ -194,17 +211,14 @@ class Topic:
         """Have a session subscribed as soon as it may be."""
         self.add_listener()
         self.entries[entry.session] = entry
-        if entry.user_id is not None and self.members is not None:
-            hold = self.hold(entry.user_id, entry.info)
-            hold.entries[entry.session] = entry
+        self.hold(entry.holder, entry.info).entries[entry.session] = entry
         if self._node.is_away or self._may_enter(entry):
             self.admit(entry)
 
     def withdraw(self, entry: Entry) -> None:
         """Forget a session that is to be subscribed."""
         self._forget(entry)
-        if entry.user_id is not None and self.members is not None:
-            self.release(entry.user_id)
+        self.release(entry.holder)
         self.remove_listener()
 
     def admit(self, entry: Entry) -> None:
@@ -214,19 +228,17 @@ class Topic:
         channel = hub.channels.get(self.name)
         if channel is None:
             channel = hub.open(self.name, self.members)
-            if self.members is None:
-                self.hold("", b"")
-        if self.members is not None and entry.user_id is not None:
-            self.holds[entry.user_id].is_admitted = True
-            if entry.user_id not in self.members:
-                self.show(entry.user_id, entry.info)
+        self.holds[entry.holder].is_admitted = True
+        if self.members is not None and entry.holder not in self.members:
+            self.show(entry.holder, entry.info)
         hub.entered(entry.session, channel, entry.user_id)
 
     def admit_all(self) -> None:
-        """Subscribe everybody who waits, from what is known here."""
+        """Subscribe everybody who waits, from what is known here, and count them."""
         for entry in list(self.entries.values()):
             self.admit(entry)
         self._tell_waiting()
+        self.count_is_not_told()
 
     def _forget(self, entry: Entry) -> None:
         del self.entries[entry.session]
@@ -234,17 +246,14 @@ class Topic:
             entry.timer.cancel()
         if entry.session.entering is not None:
             entry.session.entering.pop(self.name, None)
-        if entry.user_id is not None and (hold := self.holds.get(entry.user_id)) is not None:
-            hold.entries.pop(entry.session, None)
+        self.holds[entry.holder].entries.pop(entry.session, None)
 
     def _may_enter(self, entry: Entry) -> bool:
-        if not self.is_known:
-            return False
-        if self.members is None or entry.user_id is None:
-            return True
-        needed = self.holds[entry.user_id].version
-        assert self.version is not None
-        return needed is not None and needed <= self.version
+        return self.is_known and self._is_behind_us(self.holds[entry.holder].version)
+
+    def _is_behind_us(self, version: int | None) -> bool:
+        """Tell whether Redis has noted a hold, and what it told of that has been heard."""
+        return version is not None and (self.version is None or version <= self.version)
 
     def _advance(self) -> None:
         if self.is_known:
@@ -267,6 +276,7 @@ class Topic:
             hold = self.holds[user_id] = Hold(self, user_id, info)
         hold.connections += 1
         if hold.connections == 1:
+            hold.is_outdated = hold.is_held and hold.info != info
             hold.info = info
             self._node.change(hold)
         return hold
@@ -285,8 +295,7 @@ class Topic:
         """Redis has noted a hold."""
         hold.version = version
         if hold.entries and self.is_known:
-            assert self.version is not None
-            if version <= self.version:
+            if self._is_behind_us(version):
                 for entry in list(hold.entries.values()):
                     self.admit(entry)
             else:
@@ -313,7 +322,7 @@ class Topic:
     def is_held_no_more(self) -> None:
         """Redis knows of no hold of this node any more."""
         for hold in list(self.holds.values()):
-            hold.is_held = False
+            hold.is_held = hold.is_outdated = False
             hold.version = None
             if hold.connections == 0:
                 del self.holds[hold.user_id]
@@ -352,6 +361,8 @@ class Topic:
             return
         if change.before != self.version and (change.before or self.members):
             # Something was missed; Redis, asked from now on, knows of this change as well.
+            if not change.before:
+                self._node.redis_may_have_forgotten()
             self.look_again()
             return
         self.version = change.version
@@ -383,14 +394,13 @@ class Topic:
         for user_id in members.user_ids:
             if user_id not in infos:
                 hold = self.holds.get(user_id)
-                if hold is not None and hold.connections and not hold.is_held:
-                    continue  # Redis is about to be told.
-                if not is_lenient:
+                if hold is not None and hold.connections:
+                    self._hold_again(hold)
+                elif not is_lenient:
                     self._hide(user_id)
         self._unconfirmed.clear()
         for user_id, info in infos.items():
-            if user_id not in members:
-                self.show(user_id, info, is_confirmed=True)
+            self._is_present(user_id, info)
         buffer = self._buffer
         self._buffer = []
         if buffer is None:
@@ -406,18 +416,31 @@ class Topic:
         assert members is not None
         if change.info is not None:
             self._unconfirmed.discard(user_id)
-            if user_id not in members:
-                self.show(user_id, change.info, is_confirmed=True)
+            self._is_present(user_id, change.info)
             return
         hold = self.holds.get(user_id)
         if hold is None or not hold.connections:
             if user_id in members:
                 self._hide(user_id)
         elif hold.version is not None and hold.version < change.version:
-            # The user is here: whoever took this node for dead was wrong.
+            # Whoever took this node for dead was wrong.
+            self._hold_again(hold)
+
+    def _hold_again(self, hold: Hold) -> None:
+        """Have Redis told once more of a user who is here, unless it is being told."""
+        if hold.version is not None:
             hold.is_held = False
             hold.version = None
             self._node.change(hold)
+
+    def _is_present(self, user_id: str, info: bytes) -> None:
+        """Have a user listed with what Redis knows: another info is a departure and a return."""
+        assert self.members is not None
+        if user_id in self.members:
+            if self.members.info_of(user_id) == info:
+                return
+            self._hide(user_id)
+        self.show(user_id, info, is_confirmed=True)
 
     def show(self, user_id: str, info: bytes, *, is_confirmed: bool = False) -> None:
         """List a member, and tell this node's subscribers or watchers."""
@@ -449,17 +472,23 @@ class Topic:
         """Have the other nodes know how many are subscribed here."""
         self._node.change_count(self)
 
-    def counted_elsewhere(self, count: int) -> None:
-        """So many are subscribed on other nodes."""
+    def count_is_not_told(self) -> None:
+        """Redis can't be told of the subscribers here: they are counted with what is known."""
         hub = self._app()
         channel = hub.channels.get(self.name)
-        if channel is not None and channel.elsewhere != count:
-            channel.elsewhere = count
-            hub.count_changed_elsewhere(channel)
+        if channel is not None and channel.has_count_to_tell:
+            hub.count_is_known(channel)
 
-
-USER_PREFIX = "#online."
-"""Of the topics that are users, before the user's id; no channel begins so."""
+    def counted(self, here: int, elsewhere: int) -> None:
+        """Redis knows of so many subscribers on this node, and on others."""
+        hub = self._app()
+        channel = hub.channels.get(self.name)
+        if channel is None:
+            return
+        is_told_of_us = channel.has_count_to_tell and here == len(channel.subscribers)
+        if is_told_of_us or channel.elsewhere != elsewhere:
+            channel.elsewhere = elsewhere
+            hub.count_is_known(channel)
 
 
 def take(waiting: dict[Any, None], most: int) -> list[Any]:

@@ -70,8 +70,12 @@ class Bus(Protocol):
         cache channel is to remember it.
         """
 
-    def counted(self, channel: Channel) -> None:
-        """The number of this node's subscribers of a channel has changed."""
+    def counted(self, channel: Channel) -> bool:
+        """
+        The number of this node's subscribers of a channel has changed.
+
+        Returns whether `Hub.count_is_known` is called when the count of all nodes is known.
+        """
 
     def sign_in(self, session: Session, user: SignedInUser) -> None:
         """Note a signed-in session; `Hub.tell_watchlist` is called when who is online is known."""
@@ -156,8 +160,8 @@ class Alone:
     ) -> None:
         pass
 
-    def counted(self, channel: Channel) -> None:
-        pass
+    def counted(self, channel: Channel) -> bool:
+        return False
 
     def sign_in(self, session: Session, user: SignedInUser) -> None:
         users = self._hub.users

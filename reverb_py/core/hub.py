@@ -193,8 +193,8 @@ class Hub:
         """Tell this node's subscribers that a member has left."""
         self.send(channel, frames.member_removed(channel.name, user_id))
 
-    def count_changed_elsewhere(self, channel: Channel) -> None:
-        """Tell this node's subscribers, in time, that the count has changed on another node."""
+    def count_is_known(self, channel: Channel) -> None:
+        """Tell, in time, how many are subscribed to a channel on all nodes."""
         self._counts.changed(channel)
 
     # What one node of all tells the app's backend.
@@ -378,13 +378,13 @@ class Hub:
 
     def _count_changed_here(self, channel: Channel) -> None:
         channel.has_count_to_tell = True
-        if self.bus.is_shared:
-            self.bus.counted(channel)
-        self._counts.changed(channel)
+        if not self.bus.counted(channel):
+            self._counts.changed(channel)
 
     def _announce_count(self, channel: Channel) -> None:
-        if self._notices is not None and channel.has_count_to_tell:
+        if channel.has_count_to_tell:
             channel.has_count_to_tell = False
-            self._notices.subscription_count(self.app, channel.name, channel.count)
+            if self._notices is not None:
+                self._notices.subscription_count(self.app, channel.name, channel.count)
         if self.app.subscription_counts and channel.kind.access in _COUNTED:
             self.send(channel, frames.subscription_count(channel.name, channel.count))

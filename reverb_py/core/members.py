@@ -44,6 +44,10 @@ class Members:
         """The ids of all users."""
         return list(self._members)
 
+    def info_of(self, user_id: str) -> bytes:
+        """Return what the others learn of a user who is present, as JSON."""
+        return self._members[user_id].info
+
     def join(self, user_id: str, info: bytes) -> bool:
         """Count a connection of a user, with `info` as JSON; tell whether it is the first."""
         member = self._members.get(user_id)

@@ -320,14 +320,12 @@ class Session:
             # It would go on as whom it came, and its client events with it.
             if channel.subscribers[self] != user_id:
                 raise _SubscriptionRefused(
-                    "InvalidMember",
-                    409,
-                    f"This connection is in {request.channel} as another user: unsubscribe first",
+                    "InvalidMember", 409, other_member_message(request.channel)
                 )
             return user_id, info
         most = self.hub.app.max_presence_members
         channel = self.hub.channels.get(request.channel)
-        members = None if channel is None else channel.members
+        members = None if channel is None or self.hub.bus.is_shared else channel.members
         if members and most and len(members) >= most and user_id not in members:
             self._hit("REVERB_APP_MAX_PRESENCE_MEMBERS")
             raise _SubscriptionRefused("LimitReached", 403, full_message(request.channel, most))
@@ -425,6 +423,11 @@ class Session:
                 self._hit(objection.limit)
                 return objection.message
         return None
+
+
+def other_member_message(channel: str) -> str:
+    """Say that a connection may be present as one user only."""
+    return f"This connection is in {channel} as another user: unsubscribe first"
 
 
 def full_message(channel: str, most: int) -> str:

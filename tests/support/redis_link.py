@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from hiredis import Reader
@@ -19,7 +19,7 @@ class RedisLine:
     drops packets: connections stay open, and new ones are accepted by nobody. `delay` is how many
     seconds whatever is read waits before it is carried, in either direction. While there is a
     `refusal`, such as `OOM command not allowed`, it is the answer to every command, and Redis gets
-    none of them.
+    none of them. `under_way` is what was read while the line is cut.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -27,10 +27,12 @@ class RedisLine:
         self._carries = asyncio.Event()
         self._carries.set()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._from_nodes: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.delay = 0.0
         self.refusal: str | None = None
+        self.under_way = bytearray()
 
     def cut(self) -> None:
         self._carries.clear()
@@ -42,17 +44,35 @@ class RedisLine:
         self._writers.clear()
 
     def mend(self) -> None:
+        self.under_way.clear()
         self._carries.set()
+
+    def leave_behind(self) -> Callable[[], None]:
+        """
+        Cut every connection off where the nodes are; new ones are carried.
+
+        What the nodes had sent by then arrives when the result is called, as what a network has
+        kept.
+        """
+        behind, self._carries = self._carries, asyncio.Event()
+        self._carries.set()
+        behind.clear()
+        for writer in self._from_nodes:
+            writer.transport.abort()
+        self._from_nodes.clear()
+        return behind.set
 
     def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection."""
         self._writers.add(writer)
+        self._from_nodes.add(writer)
         task = asyncio.create_task(self._carry(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._carries.wait()
+        carries = self._carries
+        await carries.wait()
         try:
             upstream, to_upstream = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
@@ -60,7 +80,8 @@ class RedisLine:
             return
         self._writers.add(to_upstream)
         await asyncio.gather(
-            self._pump(reader, to_upstream, writer), self._pump(upstream, writer, None)
+            self._pump(reader, to_upstream, writer, carries),
+            self._pump(upstream, writer, None, carries),
         )
 
     async def _pump(
@@ -68,12 +89,15 @@ class RedisLine:
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         back: asyncio.StreamWriter | None,
+        carries: asyncio.Event,
     ) -> None:
         """Carry one direction; `back` is where commands are refused."""
         commands = Reader()
         try:
             while data := await reader.read(65_536):
-                await self._carries.wait()
+                if not carries.is_set():
+                    self.under_way += data
+                    await carries.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
                 if self.refusal is None or back is None:

@@ -100,9 +100,21 @@ class Deployment:
     def stored_nodes(self) -> list[str]:
         """Return the nodes that Redis knows of."""
         with self.redis.client() as client:
-            nodes = client.zrange(f"{self.prefix}nodes", 0, -1)
+            nodes = client.zrange(f"{self.prefix}{{nodes}}", 0, -1)
             assert isinstance(nodes, list)
             return sorted(node.decode() for node in nodes)
+
+    def stored_graves(self) -> list[str]:
+        """Return the names that were given up and are not buried yet."""
+        with self.redis.client() as client:
+            names = client.zrange(f"{self.prefix}{{nodes}}.gone", 0, -1)
+            assert isinstance(names, list)
+            return sorted(name.decode() for name in names)
+
+    def ghosts(self) -> list[str]:
+        """Return the keys in Redis of what is held under names of which nobody lives."""
+        living = tuple(f":at:{name}" for name in self.stored_nodes())
+        return [key for key in self.stored_keys() if ":at:" in key and not key.endswith(living)]
 
     @asynccontextmanager
     async def leaving(self) -> AsyncIterator[Deployment]:

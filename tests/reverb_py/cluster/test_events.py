@@ -125,7 +125,7 @@ async def test_a_node_forgets_channels_that_nobody_is_in(deployment: Deployment)
         )
     await client.ping()
 
-    await until(lambda: deployment.stored_keys() == ["nodes"])
+    await until(lambda: deployment.stored_keys() == ["{nodes}"])
 
 
 async def test_the_last_event_is_known_on_every_node(deployment: Deployment) -> None:

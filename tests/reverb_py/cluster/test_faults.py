@@ -49,6 +49,13 @@ async def crosses(here: TestServer, client: PusherClient, channel: str, number: 
     assert json.loads(await client.receive())["data"] == str(number)
 
 
+async def ask_to_join(client: PusherClient, user_id: str) -> None:
+    """Have a client ask for the room, and wait for nothing."""
+    data = {"channel": "presence-room", "channel_data": member(user_id)}
+    data["auth"] = client.auth_for("presence-room", data["channel_data"])
+    await client.send({"event": "pusher:subscribe", "data": data})
+
+
 async def test_a_node_tells_why_it_is_not_ready(fragile: Deployment) -> None:
     node = await fragile.node()
     assert await node.unsigned_request("GET", "/ready") == (200, '{"ready":true}')
@@ -205,6 +212,65 @@ async def test_a_node_that_was_frozen_comes_back_with_its_members(deployment: De
         assert await watcher.receive() == added("7")
         await client.ping()
         await crosses(node, client, "presence-room", 1)
+        assert json.loads(await watcher.receive())["data"] == "1"
+        await leave(client)
+        assert await watcher.receive() == removed("7")
+
+    await until(lambda: deployment.stored_users() == ["1"])
+    assert deployment.ghosts() == []
+
+
+async def test_what_the_network_has_kept_leaves_no_ghost(fragile: Deployment) -> None:
+    async with redis_line(fragile.redis.port) as line:
+        here = await fragile.node(lease_seconds=1.0)
+        there = await fragile.node(lease_seconds=1.0, port=line.port)
+        watcher, _ = await fragile.member(here, "1")
+        await fragile.member(there, "5")
+        assert await watcher.receive() == added("5")
+        client = await fragile.client(there)
+        line.cut()
+        await ask_to_join(client, "7")
+        await until(lambda: b"User 7" in line.under_way)
+
+        arrive_late = line.leave_behind()
+        assert await watcher.receive() == added("7")
+        await becomes(there, is_ready=True)
+        await until(lambda: fragile.ghosts() == [])
+        arrive_late()
+        await leave(client)
+        assert await watcher.receive() == removed("7")
+
+        await until(lambda: fragile.stored_users() == ["1", "5"] and fragile.ghosts() == [])
+        # Nothing can be said any more under the names that were given up.
+        await until(lambda: not fragile.stored_graves())
+    assert fragile.stored_users() == ["1", "5"]
+    assert fragile.ghosts() == []
+
+
+async def test_nothing_is_held_under_a_name_whose_time_is_over(fragile: Deployment) -> None:
+    async with redis_line(fragile.redis.port) as line:
+        here = await fragile.node(lease_seconds=1.0)
+        there = await fragile.node(lease_seconds=1.0, port=line.port)
+        watcher, _ = await fragile.member(here, "1")
+        await fragile.member(there, "5")
+        assert await watcher.receive() == added("5")
+        client = await fragile.client(there)
+        line.cut()
+        await ask_to_join(client, "7")
+        await until(lambda: b"User 7" in line.under_way)
+        arrive_late = line.leave_behind()
+        assert await watcher.receive() == added("7")
+        await leave(client)
+        assert await watcher.receive() == removed("7")
+        await until(lambda: not fragile.stored_graves())
+
+        arrive_late()
+
+        late, _ = await fragile.member(there, "8")
+        assert await watcher.receive() == added("8")
+        await late.ping()
+        assert fragile.stored_users() == ["1", "5", "8"]
+        assert fragile.ghosts() == []
 
 
 async def test_workers_are_one_server(deployment: Deployment) -> None:

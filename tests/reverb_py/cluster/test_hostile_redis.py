@@ -436,11 +436,11 @@ async def test_a_dead_nodes_spoiled_channel_keeps_none_of_its_others(fragile: De
         redis.hset(f"{prefix}{{1001:presence-room}}:counts", "ghost", "1")
         redis.set(f"{prefix}{{1001:spoiled}}:counts", "nonsense")
         redis.sadd(f"{prefix}{{1001:spoiled}}:at:dead", "")
-        redis.zadd(f"{prefix}nodes", {"dead": 1, b"\xff\xfe": 1, "": 1})
+        redis.zadd(f"{prefix}{{nodes}}", {"dead": 1, b"\xff\xfe": 1, "": 1})
         await until(lambda: redis.smembers(f"{prefix}nodes.dead") == {b"1001\0spoiled"})
         assert fragile.stored_users() == ["7"]
         redis.delete(f"{prefix}{{1001:spoiled}}:counts")
-        await until(lambda: redis.zcard(f"{prefix}nodes") == 1)
+        await until(lambda: redis.zcard(f"{prefix}{{nodes}}.gone") == 0)
         assert await node.unsigned_request("GET", "/ready") == (200, '{"ready":true}')
     await crosses(node, client, "presence-room", 1)
 
@@ -476,7 +476,7 @@ async def test_a_last_event_that_is_none_is_a_miss(deployment: Deployment) -> No
 
 async def test_the_nodes_own_key_of_another_kind_is_said(fragile: Deployment) -> None:
     scene = await Scene.set(fragile, await fragile.nodes(2, lease_seconds=3.0))
-    nodes = f"{fragile.prefix}nodes"
+    nodes = f"{fragile.prefix}{{nodes}}"
     with fragile.redis.client() as redis:
         redis.delete(nodes)
         redis.set(nodes, "somebody else's")
@@ -544,5 +544,5 @@ async def test_channels_that_come_and_go_quickly_leave_nothing(deployment: Deplo
             pass
 
     await until(lambda: not listened_to())
-    await until(lambda: deployment.stored_keys() == ["nodes"])
+    await until(lambda: deployment.stored_keys() == ["{nodes}"])
     await until(lambda: topics() <= before)

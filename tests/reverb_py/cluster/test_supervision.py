@@ -89,7 +89,7 @@ async def test_topics_are_left_after_a_mistake_too(
     with capture_logs() as logs:
         await until(lambda: bool(failed))
         await leave(client, "orders")
-        await until(lambda: deployment.stored_keys() == ["nodes"])
+        await until(lambda: deployment.stored_keys() == ["{nodes}"])
 
     assert [line["task"] for line in logs if line["event"] == "A task begins again"] == [
         "idle topics"
