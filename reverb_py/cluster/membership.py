@@ -106,7 +106,7 @@ class Membership:
         self._doubtful: dict[_Due, None] = {}
         self._spoiled: dict[Hold | Topic, None] = {}
         self._to_unregister: dict[bytes, tuple[str, str]] = {}
-        self._registered: set[bytes] = set()
+        self._registered: dict[bytes, bytes] = {}
         self._something_to_change = asyncio.Event()
 
     # The name.
@@ -121,6 +121,9 @@ class Membership:
         async with self._changing:
             old = self.name
             has_forgotten = bool(old) and not await self._is_known(old)
+            if has_forgotten:
+                # Something may be held since, under a name of which Redis does not know the rest.
+                await self._note_again(old)
             name = f"{self._node_id}.{next(self._numbers)}".encode()
             ends = await self._renew(name, old, is_new=True)
             self.name = name
@@ -355,7 +358,6 @@ class Membership:
         """Redis is out of reach: under the next name, everything is told anew."""
         self._may_change = False
         self._forget_departures()
-        self._registered.clear()
         self._to_unregister.clear()
         self._to_change.clear()
         self._to_count.clear()
@@ -527,12 +529,18 @@ class Membership:
         self._registered.update(topics)
         return True
 
+    async def _note_again(self, name: bytes) -> None:
+        """Have it known what may be held under a name, so that it is reaped."""
+        topics = list(self._registered.values())
+        for start in range(0, len(topics), _BATCH):
+            await self._run(("SADD", self._keys.held_by(name), *topics[start : start + _BATCH]))
+
     async def _unregister(self) -> None:
         """Have it known where this node holds nothing any more."""
         names = []
         for key, (app_id, channel) in self._to_unregister.items():
             if not self._is_needed(key, app_id, channel):
-                self._registered.discard(key)
+                self._registered.pop(key, None)
                 names.append(f"{app_id}\0{channel}")
         self._to_unregister.clear()
         if names:

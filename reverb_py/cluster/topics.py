@@ -276,7 +276,9 @@ class Topic:
             hold = self.holds[user_id] = Hold(self, user_id, info)
         hold.connections += 1
         if hold.connections == 1:
-            hold.is_outdated = hold.is_held and hold.info != info
+            if hold.is_held and hold.info != info:
+                hold.is_outdated = True
+                hold.version = None
             hold.info = info
             self._node.change(hold)
         return hold
@@ -293,6 +295,8 @@ class Topic:
 
     def held(self, hold: Hold, version: int) -> None:
         """Redis has noted a hold."""
+        if hold.is_outdated:
+            return  # It is to be noted anew.
         hold.version = version
         if hold.entries and self.is_known:
             if self._is_behind_us(version):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from collections.abc import Sequence
 
 import pytest
 
@@ -292,6 +293,63 @@ async def test_workers_are_one_server(deployment: Deployment) -> None:
         server.process.terminate()
         async with asyncio.timeout(LONG_PATIENCE):
             assert await server.process.wait() == 0
+
+
+async def test_nobody_is_seen_to_leave_when_redis_forgets_and_goes_on(fragile: Deployment) -> None:
+    nodes = await fragile.nodes(2, lease_seconds=1.0)
+    members = [(await fragile.member(node, str(n)))[0] for n, node in enumerate(nodes)]
+    assert await members[0].receive() == added("1")
+    before = set(fragile.stored_nodes())
+
+    with fragile.redis.client() as redis:
+        redis.flushall()
+    visitor, room = await fragile.member(nodes[0], "9")
+    assert sorted(room["ids"]) == ["0", "1", "9"]
+    await until(
+        lambda: len(fragile.stored_nodes()) == 2 and not before & set(fragile.stored_nodes())
+    )
+    await until(lambda: fragile.stored_users() == ["0", "1", "9"])
+
+    for client in members:
+        assert await client.receive() == added("9")
+    await leave(visitor)
+    for client in members:
+        assert await client.receive() == removed("9")
+    await crosses(nodes[1], members[0], "presence-room", 1)
+
+
+async def test_a_node_that_reaps_for_long_lives_on(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await deployment.node(lease_seconds=1.0)
+    watcher, _ = await deployment.member(node, "1")
+    membership = node.node._membership
+    reap_topics = membership._reap_topics
+    goes_on = asyncio.Event()
+
+    async def reap_slowly(name: bytes, topics: Sequence[bytes]) -> list[bytes]:
+        await goes_on.wait()
+        return await reap_topics(name, topics)
+
+    monkeypatch.setattr(membership, "_reap_topics", reap_slowly)
+    with deployment.redis.client() as redis:
+        key = f"{deployment.prefix}{{nodes}}"
+        redis.sadd(f"{deployment.prefix}nodes.dead", b"1001\0presence-room")
+        redis.zadd(key, {"dead": 1})
+        await until(lambda: "dead" in deployment.stored_graves())
+        [living] = deployment.stored_nodes()
+        renewals = {redis.zscore(key, living)}
+
+        def is_renewed() -> bool:
+            renewals.add(redis.zscore(key, living))
+            return len(renewals) > 5
+
+        # A lease is renewed three times while it lasts.
+        await until(is_renewed)
+        assert None not in renewals
+    goes_on.set()
+    await until(lambda: deployment.stored_graves() == [])
+    await watcher.ping()
 
 
 async def test_what_waits_for_redis_is_bounded(

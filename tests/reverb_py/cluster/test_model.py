@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -36,6 +37,8 @@ _STEPS = st.lists(
         st.tuples(st.just("hang up"), _CLIENT, st.just("")),
         st.tuples(st.just("reconnect"), _CLIENT, st.just("")),
         st.tuples(st.just("break off"), _NODE, st.just("")),
+        st.tuples(st.just("leave behind"), _NODE, st.just("")),
+        st.tuples(st.just("arrive late"), _NODE, st.just("")),
         st.tuples(st.just("crash"), _NODE, st.sampled_from(["and come back", "and stay away"])),
         st.tuples(st.just("settle"), st.just(0), st.just("")),
     ),
@@ -78,23 +81,24 @@ class Place:
         self._redis = redis
         self._stack = AsyncExitStack()
         self._line: RedisLine
-        self._deployment: Deployment
+        self.deployment: Deployment
         self.node: TestServer
         self.observer: Observer
         self.present: list[tuple[PusherClient, str]] = []
+        self._behind: list[Callable[[], None]] = []
 
     async def begin(self) -> None:
         """Start the node, and have its observer join."""
         self._stack = AsyncExitStack()
         self._line = await self._stack.enter_async_context(redis_line(self._redis.port))
-        self._deployment = Deployment(self._redis, "model:", self._stack)
-        self.node = await self._deployment.node(port=self._line.port, lease_seconds=LEASE_SECONDS)
-        client, room = await self._deployment.member(self.node, f"observer-{self.number}")
+        self.deployment = Deployment(self._redis, "model:", self._stack)
+        self.node = await self.deployment.node(port=self._line.port, lease_seconds=LEASE_SECONDS)
+        client, room = await self.deployment.member(self.node, f"observer-{self.number}")
         self.observer = Observer(client, set(room["ids"]))
 
     async def join(self, user_id: str) -> None:
         """Have a client ask to join, whatever comes of it."""
-        client = await self._deployment.client(self.node)
+        client = await self.deployment.client(self.node)
         data = {"channel": ROOM, "channel_data": member(user_id)}
         data["auth"] = client.auth_for(ROOM, data["channel_data"])
         await client.send({"event": "pusher:subscribe", "data": data})
@@ -102,6 +106,14 @@ class Place:
 
     def break_off(self) -> None:
         self._line.break_off()
+
+    def leave_behind(self) -> None:
+        """Break off, and have what is under way arrive late or never."""
+        self._behind.append(self._line.leave_behind())
+
+    def arrive_late(self) -> None:
+        while self._behind:
+            self._behind.pop()()
 
     async def crash(self) -> list[str]:
         """Have the node end without a word to anybody; return who was there."""
@@ -141,6 +153,10 @@ async def take(places: list[Place], what: str, number: int, detail: str) -> None
         await places[number].join(detail)
     elif what == "break off":
         places[number].break_off()
+    elif what == "leave behind":
+        places[number].leave_behind()
+    elif what == "arrive late":
+        places[number].arrive_late()
     elif what == "settle":
         await agree(places)
     elif what == "crash":
@@ -177,6 +193,7 @@ async def agree(places: list[Place]) -> None:
         await has_users(place.node, *sorted(expected))
         await place.observer.sees(expected)
         await has_counts(place.node, connections, len(expected))
+    await until(lambda: sorted(places[0].deployment.stored_users(ROOM)) == sorted(expected))
 
 
 async def has_counts(node: TestServer, subscribers: int, users: int) -> None:

@@ -202,6 +202,61 @@ async def test_counts_are_those_of_all_nodes(deployment: Deployment) -> None:
     await first.ping()
 
 
+async def test_nobody_is_told_a_count_that_leaves_other_nodes_out(deployment: Deployment) -> None:
+    here, there = await deployment.nodes(2, COUNTING)
+    for number in range(5):
+        channel = f"orders-{number}"
+        first, second = await deployment.client(here), await deployment.client(there)
+        for count, client in enumerate((first, second), start=1):
+            await client.subscribe(channel)
+            assert await client.receive() == (
+                f'{{"event":"pusher_internal:subscription_count","channel":"{channel}",'
+                f'"data":"{{\\"subscription_count\\":{count}}}"}}'
+            )
+
+
+async def test_a_connection_that_joins_as_two_users_at_once_is_told_which_one_it_is(
+    deployment: Deployment,
+) -> None:
+    node = await deployment.node()
+    client = await deployment.client(node)
+    for user_id in ("7", "8"):
+        data = {"channel": "presence-room", "channel_data": member(user_id)}
+        data["auth"] = client.auth_for("presence-room", data["channel_data"])
+        await client.send({"event": "pusher:subscribe", "data": data})
+
+    heard = [json.loads(await client.receive()) for _ in range(3)]
+    assert [message["event"] for message in heard] == [
+        "pusher:subscription_error",
+        "pusher:error",
+        "pusher_internal:subscription_succeeded",
+    ]
+    assert json.loads(heard[0]["data"])["type"] == "InvalidMember"
+    assert json.loads(heard[2]["data"])["presence"]["ids"] == ["7"]
+
+
+async def test_who_comes_back_with_another_info_is_seen_with_it_everywhere(
+    deployment: Deployment,
+) -> None:
+    here, there = await deployment.nodes(2)
+    watchers = [(await deployment.member(node, f"w{n}"))[0] for n, node in enumerate((here, there))]
+    assert await watchers[0].receive() == added("w1")
+    client, _ = await deployment.member(here, "7")
+    for watcher in watchers:
+        assert await watcher.receive() == added("7")
+
+    await leave(client)
+    data = await client.subscribe("presence-room", '{"user_id":"7","user_info":{"name":"Seven"}}')
+
+    assert data["presence"]["hash"]["7"] == {"name": "Seven"}
+    changed = added("7").replace('{\\"name\\": \\"User 7\\"}', '{\\"name\\":\\"Seven\\"}')
+    for watcher in watchers:
+        assert await watcher.receive() == removed("7")
+        assert await watcher.receive() == changed
+    _, room = await deployment.member(there, "9")
+    assert room["hash"]["7"] == {"name": "Seven"}
+
+
 async def test_watchers_hear_of_users_on_other_nodes(deployment: Deployment) -> None:
     here, there = await deployment.nodes(2)
 

@@ -30,6 +30,8 @@ class Surroundings:
 
     def change_count(self, topic: Topic) -> None: ...
 
+    def redis_may_have_forgotten(self) -> None: ...
+
 
 def test_changes_that_wait_for_a_snapshot_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("reverb_py.cluster.topics.MAX_BUFFERED_CHANGES", 10)
