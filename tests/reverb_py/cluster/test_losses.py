@@ -246,6 +246,7 @@ async def test_a_killed_worker_is_replaced_and_its_members_leave_once(
         # Both have happened: the dead one's name has gone, and a new one has come.
         await until(lambda: len({*deployment.stored_nodes(), *names}) == 4)
         await until(lambda: len(deployment.stored_nodes()) == 3)
+        await until(lambda: deployment.ghosts() == [])
 
         gone = sorted(set(clients) - set(deployment.stored_users()))
         assert sorted([await watcher.receive() for _ in gone]) == sorted(map(removed, gone))
