@@ -69,12 +69,14 @@ class Participant:
 
     `id` and `name` are what it wrote into X-Participant-Id and X-Participant-Name; None where it
     wrote nothing, and then it is the proxy's word that the request is in order. `tenant` is the
-    one that the request names, empty where it names none.
+    one that the request names, empty where it names none. `is_staff` says that it let them through
+    to where only staff ask.
     """
 
     id: str | None
     name: str | None
     tenant: str
+    is_staff: bool = False
 
 
 Identity = Caller | Visitor | Participant

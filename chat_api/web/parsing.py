@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final, Generic, TypeVar
 from urllib.parse import parse_qsl
 
@@ -76,6 +77,8 @@ class RequestReader(Generic[Input]):
         vouched = None
         if audience is not Audience.ACCOUNT:
             vouched = self._proxies.participant(request.remote or "", request.headers)
+        if vouched is not None and audience is Audience.STAFF:
+            vouched = replace(vouched, is_staff=True)
         if audience is Audience.ANYONE:
             return vouched
         try:

@@ -19,7 +19,16 @@ from chat_api.features.auth.views import (
 )
 from chat_api.kernel.callers import STAFF, Caller, Identity, Visitor
 from chat_api.kernel.errors import Forbidden, Malformed, TooMany, Unauthenticated, Unprocessable
-from chat_api.kernel.routes import Answer, Audience, Call, Example, NoInput, Route, stated
+from chat_api.kernel.routes import (
+    Answer,
+    Audience,
+    Call,
+    Example,
+    Header,
+    NoInput,
+    Route,
+    stated,
+)
 from chat_api.realtime.channel_rules import ChannelRule, ChannelRules, Grant
 from reverb_py.protocol.channel_names import Access, is_channel_name, kind_of
 from reverb_py.protocol.signing import channel_auth, user_auth
@@ -194,6 +203,27 @@ def auth_feature(
                 ),
             )
             for path in ("/broadcasting/auth", "/pusher/auth")
+        ),
+        Route(
+            "POST",
+            "/api/agent/broadcasting/auth",
+            ChannelInput,
+            authorize_channel,
+            Audience.STAFF,
+            reads_forms=True,
+            summary="Ask for leave to listen to a channel, as staff",
+            answers={200: ChannelAuth},
+            errors=(Forbidden,),
+            headers=(Header.PARTICIPANT_ID, Header.PARTICIPANT_NAME, Header.TENANT),
+            examples=(
+                Example(
+                    {
+                        "socket_id": "1234.5678",
+                        "channel_name": "private-queue.tenant1.example.com",
+                    },
+                    sender="agent@example.com",
+                ),
+            ),
         ),
         *(
             Route(

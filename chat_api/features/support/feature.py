@@ -233,7 +233,8 @@ class Support:
             case Caller():
                 return Grant() if identity.serves(names["tenant"]) else None
             case Participant():
-                return Grant() if identity.tenant == names["tenant"] else None
+                is_theirs = identity.is_staff and identity.tenant == names["tenant"]
+                return Grant() if is_theirs else None
             case _:
                 return None
 

@@ -202,8 +202,9 @@ async def test_behind_a_proxy_that_vouches_tokens_are_optional(
     ]
 
     # Accounts are ours alone: no proxy vouches for those.
-    assert without == [vouched, 401, vouched, vouched]
-    assert foreign == [vouched, 401, vouched, vouched] * 2
+    let_in = replace(vouched, is_staff=True)
+    assert without == [vouched, 401, let_in, vouched]
+    assert foreign == [vouched, 401, let_in, vouched] * 2
     assert own == [vouched, 403, 403, VISITOR]
 
 

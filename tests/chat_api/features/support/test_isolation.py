@@ -108,6 +108,7 @@ ENDPOINTS: dict[str, Row] = {
     "PUT /api/v1/live-agent/agent/status": NotOfTenants("it is about the agent as a person"),
     "POST /broadcasting/auth": Channels(),
     "POST /pusher/auth": Channels(),
+    "POST /api/agent/broadcasting/auth": Channels(),
     "POST /api/login": ACCOUNT,
     "POST /api/v1/auth/login": ACCOUNT,
     "POST /api/logout": ACCOUNT,

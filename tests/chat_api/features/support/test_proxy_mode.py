@@ -209,6 +209,7 @@ async def test_tenants_stay_apart_whoever_asks(behind_a_proxy: Desk) -> None:
             ("POST", f"/api/agent/conversations/{conversation}/close", {}),
             ("POST", "/broadcasting/auth", listening(f"private-conversation.{conversation}")),
             ("POST", "/broadcasting/auth", listening(f"private-queue.{TENANT}")),
+            ("POST", "/api/agent/broadcasting/auth", listening(f"private-queue.{TENANT}")),
         ):
             reply = await ask(
                 desk, method, path, body, participant=participant, tenant=OTHER_TENANT
@@ -218,6 +219,9 @@ async def test_tenants_stay_apart_whoever_asks(behind_a_proxy: Desk) -> None:
             desk, "GET", "/api/agent/queue", participant=participant, tenant=OTHER_TENANT
         )
         assert queue.body["content"] == []
+
+
+EVERYBODYS, STAFFS = "/broadcasting/auth", "/api/agent/broadcasting/auth"
 
 
 def listening(channel: str) -> dict[str, str]:
@@ -230,10 +234,8 @@ async def test_who_may_listen_behind_a_proxy(behind_a_proxy: Desk) -> None:
     accept = f"/api/agent/conversations/{conversation}/accept"
     await ask(desk, "POST", accept, {}, participant="agent-1")
 
-    async def authorize(channel: str, participant: str | None) -> Reply:
-        return await ask(
-            desk, "POST", "/broadcasting/auth", listening(channel), participant=participant
-        )
+    async def authorize(channel: str, participant: str | None, at: str = EVERYBODYS) -> Reply:
+        return await ask(desk, "POST", at, listening(channel), participant=participant)
 
     private, presence = (
         f"private-conversation.{conversation}",
@@ -244,6 +246,7 @@ async def test_who_may_listen_behind_a_proxy(behind_a_proxy: Desk) -> None:
             (await authorize(private, participant)).status,
             (await authorize(presence, participant)).status,
             (await authorize(f"private-queue.{TENANT}", participant)).status,
+            (await authorize(f"private-queue.{TENANT}", participant, STAFFS)).status,
         )
         for participant in ("jane", "mallory", None, "agent-1")
     }
@@ -252,10 +255,11 @@ async def test_who_may_listen_behind_a_proxy(behind_a_proxy: Desk) -> None:
     connected = await ask(desk, "GET", "/api/agent/conversations?status=CONNECTED")
 
     assert statuses == {
-        "jane": (200, 200, 200),
-        "mallory": (403, 403, 200),
-        None: (200, 403, 200),  # nobody can be seen without a name
-        "agent-1": (200, 200, 200),
+        # To where staff ask, a proxy lets staff through and nobody else.
+        "jane": (200, 200, 403, 200),
+        "mallory": (403, 403, 403, 200),
+        None: (200, 403, 403, 200),  # nobody can be seen without a name
+        "agent-1": (200, 200, 403, 200),
     }
     seen = msgspec.json.decode(customer.body["channel_data"])
     assert seen["user_id"].startswith("customer:")
