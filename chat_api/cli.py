@@ -111,9 +111,13 @@ def create_user(
 
 @main.command("create-tenant")
 @click.argument("domain")
-@click.option("--name", default="", help="What people know the tenant as.")
+@click.option("--name", default="", help="What people know the tenant as; by default its domain.")
 def create_tenant(domain: str, name: str) -> None:
-    """Make DOMAIN a tenant, before anybody has asked for help there."""
+    """
+    Register DOMAIN as a tenant's own.
+
+    What staff ask there is about this tenant alone. Customers can ask for help anywhere.
+    """
     settings = _settings_or_exit()
     configure_logs(debug=False, as_json=settings.logs_as_json)
 

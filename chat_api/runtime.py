@@ -180,7 +180,7 @@ async def running(
             store,
             broadcaster,
             clock,
-            tenants=Tenants(store, clock, own_hosts=settings.own_hosts),
+            tenants=Tenants(store, clock),
             tokens=Tokens(settings.jwt_secret, settings.jwt_lifetime, clock),
             devices=devices,
             pushes=pushes,

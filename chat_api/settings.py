@@ -18,8 +18,6 @@ from dotenv import dotenv_values
 
 from chat_api.features.notifications.fcm import ServiceAccount
 from chat_api.kernel.callers import Network
-from chat_api.kernel.errors import Malformed
-from chat_api.kernel.tenants import checked_tenant
 from chat_api.realtime.reverb import ReverbApp
 from chat_api.store.engine import database_at
 
@@ -97,8 +95,6 @@ class Settings:
     """Where Prometheus finds metrics; None: nowhere."""
     auth: str = "jwt"
     """`jwt`, or `proxy`: the deployment's own proxy says who asks about support conversations."""
-    own_hosts: frozenset[str] = frozenset()
-    """Names of the API itself: a request sent there is about every tenant its token names."""
     trusted_proxies: tuple[Network, ...] = ()
     """Who may say for whom they speak (X-Forwarded-For, and X-Participant-Id with `proxy`)."""
 
@@ -142,7 +138,6 @@ class Settings:
             jwt_lifetime=read("CHAT_JWT_TTL", _lifetime, cls.jwt_lifetime),
             seed=seed,
             auth=auth,
-            own_hosts=read("CHAT_OWN_HOSTS", _domains, cls.own_hosts),
             trusted_proxies=trusted_proxies,
             event_namespace=read("CHAT_EVENT_NAMESPACE", _namespace, cls.event_namespace),
             messages_per_minute=read(
@@ -240,13 +235,6 @@ def _one_of(*words: str) -> Callable[[str], str]:
         raise ValueError(f"must be {' or '.join(words)}, not {text!r}")
 
     return parse
-
-
-def _domains(text: str) -> frozenset[str]:
-    try:
-        return frozenset(checked_tenant(part) for part in text.split(",") if part.strip())
-    except Malformed:
-        raise ValueError(f"must be host names with commas between, not {text!r}") from None
 
 
 def _networks(text: str) -> tuple[Network, ...]:

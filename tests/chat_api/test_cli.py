@@ -259,4 +259,7 @@ def test_tenants_are_created_once(tmp_path: Path) -> None:
     )
     with closing(sqlite3.connect(tmp_path / "chat.sqlite3")) as database:
         rows = database.execute("SELECT domain, name FROM tenants ORDER BY domain").fetchall()
-    assert rows == [("tenant1.example.com", "Tenant One"), ("tenant2.example.com", "")]
+    assert rows == [
+        ("tenant1.example.com", "Tenant One"),
+        ("tenant2.example.com", "tenant2.example.com"),
+    ]

@@ -366,16 +366,6 @@ def test_a_file_of_another_encoding_is_explained(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/.env must be UTF-8: invalid start byte at byte 0"
 
 
-def test_the_apis_own_names_are_read_as_domains() -> None:
-    settings = Settings.from_environment(
-        LEAST | {"CHAT_OWN_HOSTS": "API.example.com:443, chat.example.com"}
-    )
-    assert settings.own_hosts == {"api.example.com", "chat.example.com"}
-
-    with pytest.raises(WrongSetting, match="CHAT_OWN_HOSTS must be host names with commas"):
-        Settings.from_environment(LEAST | {"CHAT_OWN_HOSTS": "api/example"})
-
-
 def test_conversations_are_kept_for_ever_with_zero_days() -> None:
     settings = Settings.from_environment({**LEAST, "CHAT_RETENTION_DAYS": "0"})
 

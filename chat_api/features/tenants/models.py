@@ -12,7 +12,11 @@ __all__ = ["Tenant"]
 
 
 class Tenant(Base):
-    """A domain that was registered, or that somebody asked for help on; the name may be empty."""
+    """
+    A domain that the operator registered, or that somebody asked for help on.
+
+    `name` is what it was registered as; it is empty for what only a customer has made a tenant.
+    """
 
     __tablename__ = "tenants"
 

@@ -1,9 +1,8 @@
 """Which tenants there are, and which of them a member of staff asks about."""
 
-import ipaddress
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from chat_api.features.tenants.models import Tenant
@@ -17,6 +16,7 @@ from chat_api.store.engine import Store, UnitOfWork
 __all__ = ["Scope", "Tenants"]
 
 _KNOWN = select(Tenant.domain).where(Tenant.domain == bindparam("domain"))
+_REGISTERED = _KNOWN.where(Tenant.name != "")
 _ADD = insert(Tenant)
 
 
@@ -35,30 +35,30 @@ class Tenants:
     """
     The tenants of one store.
 
-    `own_hosts` are the names under which the API itself is reached: what is sent there is not
-    thereby about the tenant of that name, even if somebody made it one.
+    Anybody can make any domain a tenant, by asking for help there. So the address that a request
+    was sent to says which tenant it is about only where the operator has said that it is one's: by
+    registering it, or in the token.
     """
 
-    def __init__(
-        self, store: Store, clock: Clock, *, own_hosts: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._own_hosts = own_hosts
 
     async def scope_of(self, caller: Caller, requested: RequestedTenant) -> Scope:
         """
         Return which tenants a request of staff is about.
 
-        That is the tenant which X-Tenant-Domain names, or whose own domain the request was sent to.
-        An address that is no tenant's, where one API serves them all, narrows nothing: it is about
-        every tenant the token names.
+        That is the tenant which X-Tenant-Domain names, or whose own domain the request was sent to:
+        one that the token names as such, or that is registered. Any other address, where one API
+        serves them all, narrows nothing: it is about every tenant the token names.
 
         Raises:
             Forbidden: The token does not name the tenant, or is not of staff.
         """
         if not caller.is_staff:
             raise Forbidden("This is for agents and supervisors.")
+        if requested.domain in caller.tenants:
+            return Scope(frozenset({requested.domain}))
         domain = await self.named_by(requested)
         if domain is not None:
             if not caller.serves(domain):
@@ -67,25 +67,39 @@ class Tenants:
         return Scope(None if "*" in caller.tenants else frozenset(caller.tenants))
 
     async def named_by(self, requested: RequestedTenant) -> str | None:
-        """Return the tenant that a request names; None where its address is no tenant's."""
-        if requested.is_explicit or await self._is_known(requested.domain):
+        """Return the tenant that a request names; None where its address is no registered one's."""
+        if requested.is_explicit:
             return requested.domain
-        return None
+        row = await self._store.one_or_none(_REGISTERED, {"domain": requested.domain})
+        return None if row is None else requested.domain
 
     async def register(self, domain: str, name: str = "") -> str:
         """
-        Make a domain a tenant and return it as it is stored.
+        Register a domain as a tenant's own and return it as it is stored.
+
+        It is called `name`, or else by its domain. Where customers have asked for help already, it
+        is the same tenant from then on.
 
         Raises:
             Malformed: It is no domain.
             Unprocessable: The name is too long.
-            Conflict: It is a tenant already.
+            Conflict: It is registered already.
         """
         domain = checked_tenant(domain)
         checked_text(name, "name", longest=200, may_be_empty=True)
-        row = {"domain": domain, "name": name, "created_at": self._clock()}
+        row = {"domain": domain, "name": name.strip() or domain, "created_at": self._clock()}
+        adopt = (
+            update(Tenant)
+            .where(Tenant.domain == domain, Tenant.name == "")
+            .values(name=row["name"])
+        )
+
+        def register(unit: UnitOfWork) -> None:
+            if not unit.connection.execute(adopt).rowcount:
+                unit.connection.execute(_ADD, row)
+
         try:
-            await self._store.write(lambda unit: unit.connection.execute(_ADD, row))
+            await self._store.write(register)
         except IntegrityError:
             raise Conflict(f"{domain} is a tenant already.") from None
         return domain
@@ -95,17 +109,3 @@ class Tenants:
         if unit.connection.execute(_KNOWN, {"domain": domain}).one_or_none() is None:
             row = {"domain": domain, "name": "", "created_at": self._clock()}
             unit.connection.execute(_ADD, row)
-
-    async def _is_known(self, domain: str) -> bool:
-        # Where the API itself is reached, rather than somebody's name on the web.
-        if domain == "localhost" or domain in self._own_hosts or _is_address(domain):
-            return False
-        return await self._store.one_or_none(_KNOWN, {"domain": domain}) is not None
-
-
-def _is_address(domain: str) -> bool:
-    try:
-        ipaddress.ip_address(domain.replace("_", ":"))  # see `checked_tenant`
-    except ValueError:
-        return False
-    return True

@@ -9,6 +9,8 @@ from typing import Any
 import aiohttp
 
 from chat_api.features.support.feature import Timing
+from chat_api.features.tenants.service import Tenants
+from chat_api.kernel.clock import system_clock
 from chat_api.runtime import ChatApi
 from chat_api.settings import Settings
 from tests.chat_api.client import Client, Reply
@@ -71,6 +73,10 @@ class Desk:
 
     async def supervisor(self) -> Client:
         return await self.account("supervisor")
+
+    async def registers(self, tenant: str) -> None:
+        """Do what the operator does with `chat-api create-tenant`."""
+        await Tenants(self.api.store, system_clock).register(tenant)
 
     def with_token(self, token: str) -> Client:
         return Client(self.nobody.session, self.nobody.url, token)

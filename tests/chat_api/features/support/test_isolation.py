@@ -224,7 +224,7 @@ async def strangers(desk: Desk) -> dict[str, Attacker]:
 async def misled(desk: Desk) -> dict[str, Attacker]:
     """Return those who may see the victims, in requests about another tenant."""
     agent, supervisor = await desk.agent(), await desk.supervisor()
-    await desk.customer("somebody makes it known", OTHER_TENANT)
+    await desk.registers(OTHER_TENANT)
     return {
         "their agent, elsewhere": Attacker(agent, naming(OTHER_TENANT)),
         "their agent, at another's address": Attacker(agent, {"Host": OTHER_TENANT}),
@@ -304,6 +304,38 @@ async def test_no_secret_opens_what_it_opened_at_another_tenant(desk: Desk) -> N
         assert reply.status in (200, 201), (endpoint, reply)
         assert OTHER_TENANT in str(reply.body) or "conversationId" in reply.body
         assert not any(customer.id in str(reply.body) for customer in victims.all), endpoint
+
+
+async def test_nobodys_view_changes_when_a_customer_asks_for_help_at_the_apis_own_name(
+    desk: Desk,
+) -> None:
+    victims = await Victims.of(desk)
+    at_the_api = {"Host": "api.example.com"}
+    readers = {
+        "agent of one tenant": (await desk.account("agent.tenant2"), "/api/agent/queue"),
+        "agent of all": (await desk.agent(), "/api/agent/queue"),
+        "supervisor": (await desk.supervisor(), "/api/v1/live-agent/sessions"),
+        "user": (victims.users.client, "/api/v1/live-agent/sessions"),
+        "visitor": (victims.waiting.client, f"{victims.waiting.path}/messages"),
+    }
+
+    async def seen() -> dict[str, tuple[int, bool]]:
+        return {
+            name: (reply.status, TENANT in str(reply.body) or "own tenant" in str(reply.body))
+            for name, (client, path) in readers.items()
+            for reply in [await client.ask("GET", path, headers=at_the_api)]
+        }
+
+    before = await seen()
+    for header in (at_the_api, naming("api.example.com")):
+        reply = await desk.nobody.ask(
+            "POST", "/api/customer/sessions", {"fingerprint": str(header)}, headers=header
+        )
+        assert reply.status == 200, reply
+
+    assert await seen() == before
+    assert {status for status, _ in before.values()} == {200}
+    assert before["supervisor"] == before["user"] == before["visitor"] == (200, True)
 
 
 async def test_no_channel_is_heard_from_another_tenant(desk: Desk) -> None:

@@ -384,7 +384,7 @@ async def test_a_session_of_another_is_forbidden_and_an_unknown_one_not_found(de
 
 async def test_a_request_about_another_tenant_does_not_reach_the_session(desk: Desk) -> None:
     session_id = (await started(await desk.account("ali")))["session_id"]
-    await started(await desk.account("ali"), OTHER_TENANT)
+    await desk.registers(OTHER_TENANT)
 
     for name in ("ali", "agent", "supervisor"):
         client = await desk.account(name)

@@ -12,7 +12,7 @@ from chat_api.kernel.callers import Caller
 from chat_api.kernel.clock import system_clock
 from chat_api.kernel.errors import Conflict, Forbidden, Malformed, Unprocessable
 from chat_api.kernel.tenants import RequestedTenant
-from chat_api.store.engine import Store, UnitOfWork
+from chat_api.store.engine import Store
 
 TENANT1, TENANT2 = "tenant1.example.com", "tenant2.example.com"
 
@@ -60,8 +60,11 @@ async def test_a_tenant_is_registered_once_under_its_domain(store: Store, tenant
     with pytest.raises(Conflict, match=r"^new\.example\.com is a tenant already\.$"):
         await tenants.register("new.example.com")
 
-    [row] = await store.all(select(Tenant.name).where(Tenant.domain == "new.example.com"))
-    assert row.name == "New"
+    assert await tenants.register("unnamed.example.com", " ") == "unnamed.example.com"
+    rows = await store.all(
+        select(Tenant.name).where(Tenant.domain.in_(["new.example.com", "unnamed.example.com"]))
+    )
+    assert {row.name for row in rows} == {"New", "unnamed.example.com"}
 
 
 async def test_what_cannot_be_a_tenant_is_not_registered(store: Store, tenants: Tenants) -> None:
@@ -110,42 +113,59 @@ async def test_users_have_no_scope_at_all(tenants: Tenants) -> None:
             await tenants.scope_of(caller("*", TENANT1, role="user"), requested)
 
 
-async def test_a_tenants_own_domain_counts_as_its_name(tenants: Tenants) -> None:
+async def test_a_registered_domain_counts_as_its_tenants_name(tenants: Tenants) -> None:
     await tenants.register("known.example.com")
     requested = sent_to("known.example.com")
 
     assert await tenants.scope_of(caller("*"), requested) == Scope(frozenset({requested.domain}))
+    assert await tenants.named_by(requested) == "known.example.com"
     with pytest.raises(Forbidden):
         await tenants.scope_of(caller(TENANT2), requested)
 
 
-async def test_an_address_that_is_no_tenants_narrows_nothing(
-    store: Store, tenants: Tenants
-) -> None:
-    addresses = ("localhost", "127.0.0.1", "__1", "2001_db8__a")
+async def test_a_domain_that_the_token_names_counts_as_the_tenants_name(tenants: Tenants) -> None:
+    staff = caller(TENANT1, "unheard-of.example.com")
 
-    def visit(unit: UnitOfWork) -> None:
-        for domain in addresses:  # visitors who did not say where they are
-            tenants.ensure(unit, domain)
+    for domain in staff.tenants:
+        assert await tenants.scope_of(staff, sent_to(domain)) == Scope(frozenset({domain}))
 
-    await store.write(visit)
-    for domain in (*addresses, "api.example.com"):
+
+async def test_an_address_that_is_no_tenants_narrows_nothing(tenants: Tenants) -> None:
+    for domain in ("localhost", "127.0.0.1", "__1", "api.example.com"):
         requested = sent_to(domain)
         everything = await tenants.scope_of(caller("*"), requested)
         own = await tenants.scope_of(caller(TENANT1, TENANT2), requested)
 
         assert (everything, own) == (Scope(None), Scope(frozenset({TENANT1, TENANT2}))), domain
         assert everything.covers("anything.example")
+        assert await tenants.named_by(requested) is None
         assert await tenants.scope_of(caller(), requested) == Scope(frozenset())
 
 
-async def test_a_request_to_the_apis_own_name_is_not_about_a_tenant_somebody_made_of_it(
-    store: Store,
+async def test_what_customers_make_a_tenant_narrows_nobodys_requests(
+    store: Store, tenants: Tenants
 ) -> None:
-    tenants = Tenants(store, system_clock, own_hosts=frozenset({"api.example.com"}))
-    await tenants.register("api.example.com")
+    await store.write(lambda unit: tenants.ensure(unit, "api.example.com"))
 
     assert await tenants.scope_of(caller("*"), sent_to("api.example.com")) == Scope(None)
-    assert await tenants.scope_of(caller("*"), named("api.example.com")) == Scope(
-        frozenset({"api.example.com"})
+    assert await tenants.scope_of(caller(TENANT2), sent_to("api.example.com")) == Scope(
+        frozenset({TENANT2})
     )
+    assert await tenants.named_by(sent_to("api.example.com")) is None
+    only = Scope(frozenset({"api.example.com"}))
+    assert await tenants.scope_of(caller("*"), named("api.example.com")) == only
+
+
+async def test_what_customers_made_a_tenant_can_still_be_registered(
+    store: Store, tenants: Tenants
+) -> None:
+    await store.write(lambda unit: tenants.ensure(unit, "new.example.com"))
+
+    assert await tenants.register("new.example.com", "New") == "new.example.com"
+    with pytest.raises(Conflict):
+        await tenants.register("new.example.com")
+
+    await store.write(lambda unit: tenants.ensure(unit, "new.example.com"))
+    [row] = await store.all(select(Tenant.name).where(Tenant.domain == "new.example.com"))
+    assert row.name == "New"
+    assert await tenants.named_by(sent_to("new.example.com")) == "new.example.com"
