@@ -86,6 +86,8 @@ class Customers:
             values["participant_id"] = checked_text(
                 visit.participant_id, "The participant's id", longest=MAX_NAME
             )
+        if visit.fingerprint is not None:
+            checked_text(visit.fingerprint, "fingerprint", longest=MAX_FINGERPRINT)
         if visit.user is not None:
             values |= {"user_id": visit.user.id, "display_name": visit.user.name}
             return Recognised(SupportCustomer.user_id == visit.user.id, values)
@@ -95,7 +97,6 @@ class Customers:
             return Recognised(vouched_for & SupportCustomer.is_vouched_for, values)
         if visit.fingerprint is None:
             raise Unprocessable("fingerprint must be given: a secret that the device keeps.")
-        checked_text(visit.fingerprint, "fingerprint", longest=MAX_FINGERPRINT)
         text = f"{visit.tenant}\n{visit.fingerprint}".encode()
         values["fingerprint_hash"] = digest = hmac.digest(self._key, text, "sha256").hex()
         return Recognised(SupportCustomer.fingerprint_hash == digest, values)

@@ -262,7 +262,8 @@ class Conversations:
         draft = None if visit.message is None else Draft(visit.message, visit.temp_id)
         if draft is not None:
             draft.check()
-        if not visit.is_vouched_for:
+        # Without a name, the proxy's word does not say that the fingerprint is this customer's.
+        if not visit.is_vouched_for or visit.participant_id is None:
             network = network_of(visit.address)
             self._limits.starts_anywhere.hit(network)
             self._limits.starts.hit(f"{network} {visit.tenant}")

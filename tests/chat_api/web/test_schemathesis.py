@@ -7,8 +7,10 @@ For a longer search than is good for a test, start `CHAT_SEED=1 chat-api serve`,
 """
 
 import asyncio
+import ipaddress
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,8 +48,8 @@ def database_kind() -> str:
     return "sqlite"
 
 
-@pytest.fixture
-async def nobody(settings: Settings) -> AsyncIterator[Client]:
+@asynccontextmanager
+async def client_of(settings: Settings) -> AsyncIterator[Client]:
     async with (
         chat_api(replace(settings, logins_per_minute=0)) as api,
         aiohttp.ClientSession() as session,
@@ -55,13 +57,23 @@ async def nobody(settings: Settings) -> AsyncIterator[Client]:
         yield Client(session, api.url)
 
 
-async def search(url: str, token: str, folder: Path, *options: str) -> None:
+@pytest.fixture
+async def nobody(settings: Settings) -> AsyncIterator[Client]:
+    async with client_of(settings) as client:
+        yield client
+
+
+def bearer(token: str | None) -> str:
+    return f"Authorization: Bearer {token}"
+
+
+async def search(url: str, header: str, folder: Path, *options: str) -> None:
     (folder / "schemathesis.toml").write_text(CONFIGURATION)
     process = await asyncio.create_subprocess_exec(
         PROGRAM,
         "run",
         f"{url}/openapi.json",
-        f"--header=Authorization: Bearer {token}",
+        f"--header={header}",
         *OPTIONS,
         *options,
         cwd=folder,
@@ -88,13 +100,30 @@ async def test_whoever_has_an_account_gets_documented_answers(
 ) -> None:
     somebody = await nobody.log_in(f"{person}@example.com")
 
-    await search(nobody.url, str(somebody.token), tmp_path, option)
+    await search(nobody.url, bearer(somebody.token), tmp_path, option)
 
 
 async def test_a_visitor_gets_documented_answers(nobody: Client, tmp_path: Path) -> None:
     started = await nobody.post("/api/customer/sessions", {"fingerprint": "a secret of the device"})
 
-    await search(nobody.url, started.body["token"], tmp_path, "--include-tag=support")
+    await search(nobody.url, bearer(started.body["token"]), tmp_path, "--include-tag=support")
+
+
+@pytest.mark.parametrize("participant", ["visitor-1", ""])
+async def test_behind_a_proxy_everybody_gets_documented_answers(
+    settings: Settings, participant: str, tmp_path: Path
+) -> None:
+    loopback = (ipaddress.ip_network("127.0.0.0/8"),)
+    async with client_of(replace(settings, auth="proxy", trusted_proxies=loopback)) as nobody:
+        await nobody.post(
+            "/api/customer/sessions",
+            {"fingerprint": "a secret of the device"},
+            headers={"X-Participant-Id": participant},
+        )
+
+        await search(
+            nobody.url, f"X-Participant-Id: {participant}", tmp_path, "--include-tag=support"
+        )
 
 
 async def test_logging_out_is_answered_as_documented(nobody: Client, tmp_path: Path) -> None:
@@ -102,7 +131,7 @@ async def test_logging_out_is_answered_as_documented(nobody: Client, tmp_path: P
 
     await search(
         nobody.url,
-        str(somebody.token),
+        bearer(somebody.token),
         tmp_path,
         f"--include-path={LOGOUT}",
         "--phases=examples,coverage,fuzzing",

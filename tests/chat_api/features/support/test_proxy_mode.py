@@ -14,11 +14,13 @@ from tests.chat_api.features.support.desk import OTHER_TENANT, TENANT, Desk, des
 from tests.chat_api.features.support.guide_models import ChatMessage, ConversationMetadata
 from tests.chat_api.receiver import RealtimeReceiver
 
+LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
+
 
 @pytest.fixture
 async def behind_a_proxy(settings: Settings, receiver: RealtimeReceiver) -> AsyncIterator[Desk]:
-    loopback = (ipaddress.ip_network("127.0.0.0/8"),)
-    async with desk_at(replace(settings, auth="proxy", trusted_proxies=loopback), receiver) as desk:
+    behind = replace(settings, auth="proxy", trusted_proxies=LOOPBACK)
+    async with desk_at(behind, receiver) as desk:
         yield desk
 
 
@@ -173,6 +175,43 @@ async def test_a_participant_comes_back_to_the_open_conversation_on_any_device(
     assert len({first, somebody_else_on_this_device, without_a_name}) == 3
     assert await start(desk, None) == without_a_name
     assert without_anything.status == 422
+
+
+async def test_a_fingerprint_that_cannot_be_one_is_refused_whoever_sends_it(
+    behind_a_proxy: Desk,
+) -> None:
+    for participant in ("jane", None):
+        for fingerprint in ("x" * 256, "", "a\0b"):
+            reply = await ask(
+                behind_a_proxy,
+                "POST",
+                "/api/customer/sessions",
+                {"fingerprint": fingerprint},
+                participant=participant,
+            )
+            assert (reply.status, reply.body["code"]) == (422, "unprocessable"), fingerprint
+
+
+async def test_fingerprints_are_guessed_no_faster_through_a_proxy_that_names_nobody(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    throttled = replace(settings, auth="proxy", trusted_proxies=LOOPBACK, sessions_per_minute=2)
+    async with desk_at(throttled, receiver) as desk:
+
+        async def guess(number: int, client: str, participant: str | None = None) -> int:
+            headers = {"X-Tenant-Domain": TENANT, "X-Forwarded-For": client}
+            if participant is not None:
+                headers["X-Participant-Id"] = participant
+            reply = await desk.nobody.ask(
+                "POST", "/api/customer/sessions", {"fingerprint": str(number)}, headers=headers
+            )
+            return reply.status
+
+        of_nobody = [await guess(number, "192.0.2.1") for number in range(3)]
+        elsewhere = await guess(3, "192.0.2.2")
+        of_jane = [await guess(number, "192.0.2.1", "jane") for number in range(3)]
+
+    assert (of_nobody, elsewhere, of_jane) == ([200, 200, 429], 200, [200] * 3)
 
 
 async def test_capacity_is_counted_by_what_the_tenant_calls_the_agent(
