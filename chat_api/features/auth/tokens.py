@@ -3,8 +3,9 @@ Bearer tokens: JSON Web Tokens under HMAC-SHA256, and no other algorithm.
 
 An account's claims are `sub` and `email` (the address), `name`, `role`, `tenants`, `iat`, `exp`,
 `jti` and `uid`, the account's id: an address can change hands, so `uid` alone says whose token it
-is. A visitor's are `sub` (the customer's id), `name`, `role` (always `customer`), `tenant`,
-`conversation`, `iat`, `exp` and `jti`.
+is. `tenants` are all that staff serve, so there is no single `tenant` in it. A visitor's are `sub`
+(the customer's id), `name`, `role` (always `customer`), `tenant`, `conversation`, `iat`, `exp` and
+`jti`.
 """
 
 import secrets
