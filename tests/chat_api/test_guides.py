@@ -306,6 +306,25 @@ async def test_guide_002_an_agents_app_from_the_login_to_the_end_of_a_session(de
     assert (offline["is_online"], offline["status"]) == (False, "offline")
 
 
+async def test_guide_002_an_agents_app_reads_and_ends_a_session_that_nobody_has(
+    desk: Desk,
+) -> None:
+    session_id = await session_of_ali(desk)
+    app = LiveAgentApp(desk.nobody)
+    await app.log_in("agent@example.com", "password")
+
+    [message] = await app.messages(session_id)
+    read = await app.session(session_id)
+    closed = await app.close(session_id)
+    [resolved] = await app.sessions("resolved")
+    afterwards = await app.session(session_id)
+
+    assert (message.read_by_agent, read.unread_count_agent, read.status) == (True, 0, "pending")
+    assert (closed["status"], closed["assigned_agent_name"]) == ("resolved", "Agent Smith")
+    assert resolved.session_id == session_id
+    assert (afterwards.status, afterwards.assigned_agent_id) == ("resolved", 3)
+
+
 async def test_guide_002_messages_are_there_after_logging_out_and_in_again(desk: Desk) -> None:
     session_id = await session_of_ali(desk)
     app = LiveAgentApp(desk.nobody)

@@ -54,7 +54,9 @@ _Page = Annotated[int, stated("Counted from 1.", minimum=1)]
 class StartInput(msgspec.Struct, frozen=True):
     """What somebody needs help with, and where they came from."""
 
-    initial_message: Annotated[str | None, stated(minLength=1, maxLength=MAX_CONTENT)] = None
+    initial_message: Annotated[
+        str | None, stated("A blank one is none.", maxLength=MAX_CONTENT)
+    ] = None
     user_context: Annotated[
         dict[str, Any] | None, stated("Any JSON object of up to 4,000 bytes.")
     ] = None
@@ -87,9 +89,11 @@ class MessagesQuery(msgspec.Struct, frozen=True):
 
 
 class StatusInput(msgspec.Struct, frozen=True):
-    """What a session is to become, and whose."""
+    """What a session is to become, and whose: one of the two at least."""
 
-    status: Annotated[str, stated(enum=list(_STATUSES))]
+    status: Annotated[
+        str | None, stated("active, if only an agent is given.", enum=list(_STATUSES))
+    ] = None
     assigned_agent_id: Annotated[
         int | str | None, stated("With active: whose it is to be; the caller's if left out.")
     ] = None
@@ -233,13 +237,14 @@ def live_agent_routes(
 
     async def start(call: Call[StartInput]) -> Answer:
         """Somebody who has an open session gets that one again, with 200."""
+        message = call.input.initial_message
         started = await conversations.start(
             Visit(
                 tenant=call.tenant.domain,
                 address=call.address,
                 user=call.caller,
                 metadata=call.input.user_context,
-                message=call.input.initial_message,
+                message=message if message and message.strip() else None,
                 temp_id=call.idempotency_key,
             ),
             enters_queue=True,
@@ -306,11 +311,15 @@ def live_agent_routes(
         """
         With active, an agent takes it, or a supervisor gives it to somebody.
 
-        With pending it waits again, in its old place; resolved and closed end it.
+        With pending it waits again, in its old place; resolved and closed end it, as any agent may
+        while it waits.
         """
         given, session_id = call.input, call.path["session_id"]
         party = await party_of(call)
-        match given.status:
+        status = given.status
+        if status is None and given.assigned_agent_id is not None:
+            status = _ACTIVE
+        match status:
             case "active":
                 session = await conversations.assign(
                     party,
@@ -325,9 +334,11 @@ def live_agent_routes(
                 session = await conversations.close(
                     party,
                     session_id,
-                    closing=Closing(given.status),
+                    closing=Closing(status),
                     from_socket=call.socket_id,
                 )
+            case None:
+                raise Unprocessable("Say what is to change: status, or assigned_agent_id.")
             case _:
                 raise Unprocessable(f"status must be one of {', '.join(_STATUSES)}.")
         return Answer(
@@ -582,7 +593,3 @@ def _message_row(message: Message) -> MessageRow:
         read_by_user=message.read_by_customer,
         read_by_agent=message.read_by_agent,
     )
-
-
-def _offset(page: int, per_page: int, *, most: int) -> int:
-    return offset_of(page, per_page, most=most, first=1, size_name="per_page")

@@ -222,7 +222,7 @@ class Messages:
         Return `limit` messages, oldest first, after passing over the `offset` latest ones.
 
         With `marks_read` the other side's messages count as read, if it is one of the two sides
-        that asks; `side` is whose endpoint it is.
+        that asks, as any agent is while it waits; `side` is whose endpoint it is.
 
         Raises:
             NotFound, Forbidden: There is no such conversation, or it is not theirs to read.
@@ -230,7 +230,7 @@ class Messages:
         conversation = await find_conversation(self._store, conversation_id, party.domains)
         who = standing(party, conversation)
         check_read(who, conversation)
-        reader = reading_side(who, side)
+        reader = reading_side(who, conversation, side)
         if marks_read and reader is not None:
             conversation = await self._mark_read(conversation, reader)
         messages = await self._latest(conversation, limit=limit, offset=offset)

@@ -294,13 +294,25 @@ def sending_side(who: Standing, conversation: Conversation, wanted: Side | None)
     raise Forbidden(_NOT_YOURS)
 
 
-def reading_side(who: Standing, wanted: Side | None = None) -> Side | None:
-    """Return whose read marks somebody sets; None for those who only look on."""
+def reading_side(
+    who: Standing, conversation: Conversation, wanted: Side | None = None
+) -> Side | None:
+    """
+    Return whose read marks somebody sets; None for those who only look on.
+
+    While a conversation waits, every agent of the tenant reads it for their side.
+    """
     if who & Standing.VOUCHED:
         return wanted
     if who & Standing.CUSTOMER and wanted is not Side.AGENT:
         return Side.CUSTOMER
-    return Side.AGENT if who & Standing.AGENT else None
+    return Side.AGENT if _is_agents(who, conversation) else None
+
+
+def _is_agents(who: Standing, conversation: Conversation) -> bool:
+    """Tell whether it is this agent's, or as much theirs as any colleague's because it waits."""
+    waits = conversation.status is Status.QUEUED
+    return bool(who & Standing.AGENT or (who & Standing.COLLEAGUE and waits))
 
 
 def check_open(conversation: Conversation) -> None:
@@ -396,11 +408,12 @@ def check_release(who: Standing) -> None:
         raise Forbidden("Only its agent or a supervisor puts a conversation back into the queue.")
 
 
-def closing_party(who: Standing, wanted: Side | None = None) -> str:
+def closing_party(who: Standing, conversation: Conversation, wanted: Side | None = None) -> str:
     """
     Return who ends a conversation, as it is kept: CUSTOMER, AGENT or SUPERVISOR.
 
-    `wanted` is as which side a request with nobody's name was made.
+    What waits is ended by any agent of the tenant, without being taken first. `wanted` is as which
+    side a request with nobody's name was made.
 
     Raises:
         Forbidden: They may not.
@@ -409,12 +422,12 @@ def closing_party(who: Standing, wanted: Side | None = None) -> str:
         return (wanted or Side.CUSTOMER).value
     if who & Standing.CUSTOMER and not (who & Standing.AGENT and wanted is Side.AGENT):
         return Side.CUSTOMER.value
-    if who & Standing.AGENT:
+    if _is_agents(who, conversation):
         return Side.AGENT.value
     if who & Standing.SUPERVISOR:
         return "SUPERVISOR"
     if who & Standing.COLLEAGUE:
-        raise Forbidden("Only its agent or a supervisor closes a conversation. Accept it first.")
+        raise Forbidden("Only its agent or a supervisor closes this conversation.")
     raise Forbidden(_NOT_YOURS)
 
 

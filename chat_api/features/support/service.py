@@ -499,7 +499,9 @@ class Conversations:
         """
         End a conversation; one that is over already stays as it is.
 
-        `side` is whose endpoint it is, for requests with nobody's name.
+        An agent who ends one that waits is its agent from then on, so that they still see it; it
+        does not count as one more that they have. `side` is whose endpoint it is, for requests with
+        nobody's name.
 
         Raises:
             NotFound, Forbidden: There is none, or it is not theirs to close.
@@ -511,13 +513,17 @@ class Conversations:
         def close(unit: UnitOfWork) -> Conversation:
             connection, now = unit.connection, self._clock()
             conversation = the_conversation(connection, conversation_id, party.domains)
-            closed_by = closing_party(standing(party, conversation), side)
+            closed_by = closing_party(standing(party, conversation), conversation, side)
             if conversation.status is Status.CLOSED:
                 return conversation
             was_waiting = conversation.is_waiting
+            agent = conversation.agent
+            if agent is None and party.role is Role.AGENT:
+                agent = agent_of(party)
             conversation = replace(
                 conversation,
                 status=Status.CLOSED,
+                agent=agent,
                 closing=closing,
                 close_reason=reason or None,
                 closed_by=closed_by,
@@ -529,6 +535,8 @@ class Conversations:
                 connection,
                 conversation,
                 status=Status.CLOSED.value,
+                agent_id=agent and agent.id,
+                agent_name=agent and agent.name,
                 close_status=closing.value,
                 close_reason=conversation.close_reason,
                 closed_by=closed_by,

@@ -271,6 +271,25 @@ async def test_the_first_message_of_an_agent_takes_what_waits(desk: Desk) -> Non
     assert await desk.states(customer, "CONNECTED") == ["ASSIGNED", "CONNECTED"]
 
 
+async def test_an_agent_ends_what_waits_and_still_sees_it_whatever_they_have(desk: Desk) -> None:
+    customer = await desk.customer("nuisance")
+    agent, other = await desk.agent(), await desk.account("agent2")
+    for number in range(3):
+        await desk.taken(f"phone {number}")
+
+    closed = await agent.post(f"{customer.agents_path}/close", {"reason": "spam"})
+    again = await other.post(f"{customer.agents_path}/close", {})
+    read = await agent.get(f"{customer.agents_path}/messages")
+    listed = await agent.get("/api/agent/conversations?status=CLOSED")
+
+    assert (closed.status, closed.body["status"]) == (200, "CLOSED")
+    assert (closed.body["agent"], closed.body["closeReason"]) == (AGENT_SMITH, "spam")
+    assert (again.status, read.status) == (403, 200)
+    assert [each["id"] for each in listed.body] == [customer.id]
+    assert await desk.states(customer, "CLOSED") == ["CLOSED"]
+    await desk.hears(f"private-queue.{TENANT}", "queue:snapshot", lambda entries: entries == [])
+
+
 async def test_agents_read_what_waits_and_what_is_theirs(desk: Desk) -> None:
     waiting, taken = await desk.customer("waiting"), await desk.taken("taken")
     await waiting.says("hello?")
@@ -281,13 +300,12 @@ async def test_agents_read_what_waits_and_what_is_theirs(desk: Desk) -> None:
         await other.get(f"{taken.agents_path}/messages"),
         await other.post(f"{taken.agents_path}/messages", {"content": "x"}),
         await other.post(f"{taken.agents_path}/close", {}),
-        await other.post(f"{waiting.agents_path}/close", {}),
     ]
     listed = await other.get("/api/agent/conversations?status=QUEUED,ASSIGNED,CONNECTED,CLOSED")
     of_another = await other.get("/api/agent/conversations?agentId=3")
 
     assert (may.status, [each["content"] for each in may.body]) == (200, ["hello?"])
-    assert [reply.status for reply in may_not] == [403] * 4
+    assert [reply.status for reply in may_not] == [403] * 3
     assert listed.body == []
     assert of_another.status == 403
 

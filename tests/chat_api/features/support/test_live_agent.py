@@ -70,6 +70,41 @@ async def test_asking_again_goes_on_with_the_open_session(desk: Desk) -> None:
     ]
 
 
+@pytest.mark.parametrize("nothing", ["", " \n"])
+async def test_a_session_begins_without_a_message_where_the_first_one_is_blank(
+    desk: Desk, nothing: str
+) -> None:
+    ali = await desk.account("ali")
+
+    session = await started(ali, initial_message=nothing)
+
+    page = await ali.get(f"{MESSAGES}/{session['session_id']}")
+    assert (session["status"], page.body["messages"]) == ("pending", [])
+
+
+async def test_messages_wait_while_no_agent_is_there(desk: Desk) -> None:
+    agent, status = await desk.agent(), "/api/v1/live-agent/agent/status"
+    await agent.ask("PUT", status, {"is_online": False})
+    ali = await desk.account("ali")
+    session_id = (await started(ali))["session_id"]
+    for text in ("Is anybody there?", "I will wait."):
+        sent = await said(ali, session_id, text, "user")
+        assert (sent.status, sent.body["notification_sent"]) == (201, False)
+
+    await agent.ask("PUT", status, {"is_online": True})
+    listed = await agent.get(f"{SESSIONS}?status=pending")
+    read = await agent.get(f"{MESSAGES}/{session_id}")
+
+    assert [(row["session_id"], row["unread_count_agent"]) for row in listed.body["sessions"]] == [
+        (session_id, 3)
+    ]
+    assert [(row["message_text"], row["read_by_agent"]) for row in read.body["messages"]] == [
+        ("I need help with invoice generation", False),
+        ("Is anybody there?", False),
+        ("I will wait.", False),
+    ]
+
+
 async def test_asking_ten_times_at_once_makes_one_session(desk: Desk) -> None:
     ali = await desk.account("ali")
 
@@ -240,6 +275,25 @@ async def test_reading_messages_marks_them_for_ones_own_side_only(desk: Desk) ->
     assert (after["unread_count_agent"], after["unread_count_user"]) == (0, 1)
 
 
+async def test_an_agent_who_reads_what_waits_marks_it_and_a_supervisor_does_not(desk: Desk) -> None:
+    ali, agent, supervisor = (
+        await desk.account("ali"),
+        await desk.agent(),
+        await desk.supervisor(),
+    )
+    session_id = (await started(ali))["session_id"]
+
+    async def unread(reader: Client) -> tuple[bool, int]:
+        page = await reader.get(f"{MESSAGES}/{session_id}?mark_as_read=true")
+        [message] = page.body["messages"]
+        shown = await details(ali, session_id)
+        return message["read_by_agent"], shown["unread_count_agent"]
+
+    assert await unread(supervisor) == (False, 1)
+    assert await unread(agent) == (True, 0)
+    assert (await details(ali, session_id))["status"] == "pending"
+
+
 async def test_the_first_page_has_the_latest_messages(desk: Desk) -> None:
     ali = await desk.account("ali")
     session_id = (await started(ali, initial_message="0"))["session_id"]
@@ -299,6 +353,32 @@ async def test_an_app_assigns_a_session_to_its_own_agent(desk: Desk) -> None:
         "assigned_agent_name": "Agent Smith",
     }
     assert (other.status, other.body["assigned_agent_id"]) == (200, agent.user_id)
+
+
+async def test_naming_an_agent_is_enough_to_assign_a_session(desk: Desk) -> None:
+    agent, supervisor = await desk.agent(), await desk.supervisor()
+    taken = (await started(await desk.account("ali")))["session_id"]
+    given = (await started(await desk.account("vali")))["session_id"]
+
+    own = await put(agent, taken, assigned_agent_id=agent.user_id)
+    others = await put(supervisor, given, assigned_agent_id=4, assigned_agent_name="Agent Jones")
+    nothing = [
+        await put(agent, taken),
+        await put(agent, taken, status=None, assigned_agent_id=None),
+        await put(agent, taken, assigned_agent_name="Agent Smith"),
+    ]
+
+    assert (own.status, own.body["status"], own.body["assigned_agent_id"]) == (200, "active", 3)
+    assert (others.status, others.body["assigned_agent_name"]) == (200, "Agent Jones")
+    assert [(reply.status, reply.body) for reply in nothing] == [
+        (
+            422,
+            {
+                "code": "unprocessable",
+                "message": "Say what is to change: status, or assigned_agent_id.",
+            },
+        )
+    ] * 3
 
 
 async def test_only_a_supervisor_gives_a_session_to_somebody_else(desk: Desk) -> None:

@@ -182,8 +182,8 @@ customer, account     .....
 customer, other token FFFFF
 other customer        FFFFF
 other account         FFFFF
-agent                 F...F
-colleague             FFFFF
+agent                 ....F
+colleague             .FFFF
 supervisor            .....
 supervisor, agent     .....
 agent elsewhere       FFFFF
@@ -282,7 +282,7 @@ ACTIONS: dict[str, tuple[Action, str]] = {
     "writes": (write_as(None), WRITES),
     "writes as the customer": (write_as(Side.CUSTOMER), WRITES_AS_CUSTOMER),
     "writes as the agent": (write_as(Side.AGENT), WRITES_AS_AGENT),
-    "closes": (lambda who, it: closing_party(standing(who, it)), CLOSES),
+    "closes": (lambda who, it: closing_party(standing(who, it), it), CLOSES),
     "accepts": (accept, ACCEPTS),
     "assigns": (lambda who, it: check_assign(standing(who, it)), ASSIGNS),
     "releases": (release, RELEASES),
@@ -337,10 +337,10 @@ def test_what_one_person_is_twice_they_may_choose_from() -> None:
     assert who == Standing.CUSTOMER | Standing.AGENT
     assert sending_side(who, customer_and_agent, Side.CUSTOMER) is Side.CUSTOMER
     assert sending_side(who, customer_and_agent, Side.AGENT) is Side.AGENT
-    assert reading_side(who, Side.AGENT) is Side.AGENT
-    assert reading_side(who) is Side.CUSTOMER
-    assert closing_party(who, Side.AGENT) == "AGENT"
-    assert closing_party(who) == "CUSTOMER"
+    assert reading_side(who, customer_and_agent, Side.AGENT) is Side.AGENT
+    assert reading_side(who, customer_and_agent) is Side.CUSTOMER
+    assert closing_party(who, customer_and_agent, Side.AGENT) == "AGENT"
+    assert closing_party(who, customer_and_agent) == "CUSTOMER"
 
 
 @pytest.mark.parametrize(
@@ -364,22 +364,40 @@ def test_what_one_person_is_twice_they_may_choose_from() -> None:
 def test_only_the_two_sides_set_read_marks(
     who: str, asked_as: Side | None, side: Side | None
 ) -> None:
-    assert reading_side(standing(PARTIES[who], CONNECTED), asked_as) is side
+    assert reading_side(standing(PARTIES[who], CONNECTED), CONNECTED, asked_as) is side
 
 
 @pytest.mark.parametrize(
-    ("who", "closed_by"),
+    ("who", "side"),
     [
-        ("customer", "CUSTOMER"),
-        ("agent", "AGENT"),
-        ("supervisor", "SUPERVISOR"),
-        ("supervisor, agent", "AGENT"),
-        ("proxy", "CUSTOMER"),
-        ("proxy, agent", "AGENT"),
+        ("customer", Side.CUSTOMER),
+        ("colleague", Side.AGENT),
+        ("supervisor", None),
+        ("agent elsewhere", None),
+        ("proxy, other", None),
     ],
 )
-def test_who_closed_a_conversation_is_kept(who: str, closed_by: str) -> None:
-    assert closing_party(standing(PARTIES[who], CONNECTED)) == closed_by
+def test_while_it_waits_every_agent_reads_for_their_side(who: str, side: Side | None) -> None:
+    assert reading_side(standing(PARTIES[who], WAITING), WAITING) is side
+
+
+@pytest.mark.parametrize(
+    ("who", "state", "closed_by"),
+    [
+        ("customer", "connected", "CUSTOMER"),
+        ("agent", "connected", "AGENT"),
+        ("colleague", "waiting", "AGENT"),
+        ("supervisor", "connected", "SUPERVISOR"),
+        ("supervisor", "waiting", "SUPERVISOR"),
+        ("supervisor, agent", "connected", "AGENT"),
+        ("proxy", "connected", "CUSTOMER"),
+        ("proxy, agent", "connected", "AGENT"),
+    ],
+)
+def test_who_closed_a_conversation_is_kept(who: str, state: str, closed_by: str) -> None:
+    conversation = STATES[state]
+
+    assert closing_party(standing(PARTIES[who], conversation), conversation) == closed_by
 
 
 @pytest.mark.parametrize(
