@@ -102,8 +102,9 @@ async def with_accounts(
             Tokens(settings.jwt_secret, settings.jwt_lifetime, clock),
             passwords,
             clock,
-            per_account=Throttle(settings.logins_per_minute, 60, failures, clock),
+            per_account_and_address=Throttle(settings.logins_per_minute, 60, failures, clock),
             per_address=Throttle(settings.logins_per_minute * 10, 60, failures, clock),
+            per_account=Throttle(settings.logins_per_minute * 100, 60, failures, clock),
         )
     finally:
         passwords.close()

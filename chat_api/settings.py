@@ -74,7 +74,8 @@ class Settings:
     messages_per_minute: int = 300
     """Of one sender; typing signals are counted apart, by the same limit. Zero: no limit."""
     logins_per_minute: int = 10
-    """Failed ones for one account; ten times as many from one address. Zero: no limit."""
+    """Failed ones for one account from one address; ten times as many from one address, a hundred
+    times for one account. Zero: no limit."""
     sessions_per_minute: int = 60
     """Attempts to start a support conversation, of one address at one tenant; ten times as many at
     all tenants together. Zero: no limit."""

@@ -54,8 +54,10 @@ class Accounts:
     """
     The accounts of one store.
 
-    Attempts to log in are throttled per email address (`per_account`) and per network that they
-    come from (`per_address`); those that succeed do not count.
+    Attempts to log in are throttled per network that they come from (`per_address`), per email
+    address and network (`per_account_and_address`), and, far more loosely, per email address
+    (`per_account`): somebody elsewhere who guesses must not lock its owner out. Those that succeed
+    do not count.
     """
 
     def __init__(
@@ -65,15 +67,17 @@ class Accounts:
         passwords: Passwords,
         clock: Clock,
         *,
-        per_account: Throttle,
+        per_account_and_address: Throttle,
         per_address: Throttle,
+        per_account: Throttle,
     ) -> None:
         self._store = store
         self._tokens = tokens
         self._passwords = passwords
         self._clock = clock
-        self._per_account = per_account
+        self._per_account_and_address = per_account_and_address
         self._per_address = per_address
+        self._per_account = per_account
         self._failed = 0
 
     async def log_in(self, email: str, password: str, role: str | None, address: str) -> Login:
@@ -92,7 +96,9 @@ class Accounts:
         email = checked_text(email, "email", longest=MAX_EMAIL).strip().lower()
         checked_text(password, "password", longest=MAX_PASSWORD, may_be_empty=True)
         network = network_of(address)
+        # What the tighter ones stop does not count towards the account's own limit.
         self._per_address.hit(network)
+        self._per_account_and_address.hit(f"{network} {email}")
         self._per_account.hit(email)
         query = select(
             User.id,
@@ -137,8 +143,9 @@ class Accounts:
         )
 
     def _do_not_count(self, email: str, network: str) -> None:
-        self._per_account.give_back(email)
         self._per_address.give_back(network)
+        self._per_account_and_address.give_back(f"{network} {email}")
+        self._per_account.give_back(email)
 
     async def log_out(self, identity: Caller | Visitor) -> None:
         """Revoke the token they came with, which is refused from then on, also after a restart."""

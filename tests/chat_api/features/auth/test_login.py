@@ -14,13 +14,14 @@ import pytest
 from sqlalchemy import select
 
 from chat_api.features.auth.models import RevokedToken
-from chat_api.kernel.errors import TooMany
+from chat_api.features.auth.service import Accounts
+from chat_api.kernel.errors import TooMany, Unauthenticated
 from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
 from tests.chat_api.client import Client
 from tests.chat_api.features.auth.test_passwords import SlowHasher
 from tests.chat_api.receiver import RealtimeReceiver
-from tests.chat_api.world import SECRET, World
+from tests.chat_api.world import CHEAP_HASHER, SECRET, World
 
 ALI = {
     "id": 1,
@@ -31,6 +32,7 @@ ALI = {
     "role": "user",
     "tenants": [],
 }
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 WRONG = {
     "code": "unauthenticated",
     "message": "The email address, the password or the role is wrong.",
@@ -132,6 +134,54 @@ async def test_failed_logins_of_one_account_are_throttled(
     assert 1 <= int(locked.headers["Retry-After"]) <= 60
     assert [reply.status for reply in unknown] == [401, 401, 401, 429]
     assert other.status == 200
+
+
+async def fails(accounts: Accounts, email: str, address: str) -> type[Exception] | None:
+    """Try a wrong password, and return how that was refused."""
+    try:
+        await accounts.log_in(email, "wrong", None, address)
+    except (TooMany, Unauthenticated) as error:
+        return type(error)
+    return None
+
+
+async def test_whoever_guesses_a_password_does_not_lock_its_owner_out(settings: Settings) -> None:
+    limited = replace(settings, logins_per_minute=2)
+    async with (
+        migrated_store(limited) as store,
+        with_accounts(limited, store, hasher=CHEAP_HASHER, clock=lambda: NOON) as accounts,
+    ):
+        answers = {
+            email: [
+                await fails(accounts, email, f"192.0.2.{number}")
+                for number in range(10)
+                for _ in range(4)
+            ]
+            for email in ("ali@example.com", "nobody@example.com")
+        }
+        login = await accounts.log_in("ali@example.com", "password", None, "198.51.100.1")
+
+    # Whether there is such an account makes no difference.
+    assert answers["ali@example.com"] == answers["nobody@example.com"]
+    assert answers["ali@example.com"] == [Unauthenticated, Unauthenticated, TooMany, TooMany] * 10
+    assert login.person.email == "ali@example.com"
+
+
+async def test_failed_logins_of_one_account_from_everywhere_have_an_end(
+    settings: Settings,
+) -> None:
+    limited = replace(settings, logins_per_minute=1)
+    async with (
+        migrated_store(limited) as store,
+        with_accounts(limited, store, hasher=CHEAP_HASHER, clock=lambda: NOON) as accounts,
+    ):
+        answers = [
+            await fails(accounts, "ali@example.com", f"192.0.2.{number}") for number in range(101)
+        ]
+        other = await fails(accounts, "vali@example.com", "192.0.2.101")
+
+    assert answers == [Unauthenticated] * 100 + [TooMany]
+    assert other is Unauthenticated
 
 
 async def test_failed_logins_from_one_address_are_throttled(
