@@ -45,6 +45,7 @@ from chat_api.web.app import create_app
 from chat_api.web.documentation import documentation_feature
 from chat_api.web.health import health_route
 from chat_api.web.openapi import Deployment
+from chat_api.web.origins import Origins
 from chat_api.web.proxies import TrustedProxies
 from chat_api.web.seeding import seed_everything, seed_route
 from reverb_py import __version__
@@ -226,6 +227,7 @@ async def running(
             await seed_everything(features)
             operations.append(seed_route(features))
         proxies = TrustedProxies(settings.trusted_proxies, settings.auth == "proxy")
+        origins = Origins(settings.origins)
         for_operators = Feature(
             tuple(operations), name="operations", description="For those who run the API."
         )
@@ -233,14 +235,23 @@ async def running(
         documented.append(
             documentation_feature(
                 documented,
-                Deployment(__version__, proxies.vouch_for_people, broadcaster.prefix),
+                Deployment(
+                    __version__,
+                    proxies.vouch_for_people,
+                    broadcaster.prefix,
+                    names_pages=origins.allowed is not None,
+                ),
             )
         )
         routes = [route for feature in documented for route in feature.routes]
 
         runner = web.AppRunner(
             create_app(
-                routes, accounts.authenticate, proxies, metrics.answered if metrics else None
+                routes,
+                accounts.authenticate,
+                proxies,
+                metrics.answered if metrics else None,
+                origins,
             ),
             access_log=None,
             keepalive_timeout=silence,

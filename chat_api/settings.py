@@ -29,6 +29,7 @@ _UNSET: Final = frozenset({"", "null", "(null)", "empty", "(empty)"})
 _SWITCH: Final = dict.fromkeys(("1", "true", "(true)", "yes", "on"), True) | dict.fromkeys(
     ("0", "false", "(false)", "no", "off"), False
 )
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 T = TypeVar("T")
 
@@ -96,6 +97,8 @@ class Settings:
     """Where Prometheus finds metrics; None: nowhere."""
     auth: str = "jwt"
     """`jwt`, or `proxy`: the deployment's own proxy says who asks about support conversations."""
+    allowed_origins: frozenset[str] | None = None
+    """Of whose pages requests are taken; None is any with `jwt`, and none with `proxy`."""
     trusted_proxies: tuple[Network, ...] = ()
     """Who may say for whom they speak (X-Forwarded-For, and X-Participant-Id with `proxy`)."""
 
@@ -139,6 +142,7 @@ class Settings:
             jwt_lifetime=read("CHAT_JWT_TTL", _lifetime, cls.jwt_lifetime),
             seed=seed,
             auth=auth,
+            allowed_origins=read.optional("CHAT_ALLOWED_ORIGINS", _origins),
             trusted_proxies=trusted_proxies,
             event_namespace=read("CHAT_EVENT_NAMESPACE", _namespace, cls.event_namespace),
             messages_per_minute=read(
@@ -172,6 +176,13 @@ class Settings:
                 scheme=read("REVERB_SCHEME", _one_of("http", "https"), "http"),
             ),
         )
+
+    @property
+    def origins(self) -> frozenset[str] | None:
+        """Return the origins whose pages may ask; None for any."""
+        if self.allowed_origins is None and self.auth == "proxy":
+            return frozenset()
+        return self.allowed_origins
 
     @property
     def has_weak_secret(self) -> bool:
@@ -236,6 +247,21 @@ def _one_of(*words: str) -> Callable[[str], str]:
         raise ValueError(f"must be {' or '.join(words)}, not {text!r}")
 
     return parse
+
+
+def _origins(text: str) -> frozenset[str]:
+    return frozenset(_origin(part.strip().lower()) for part in text.split(",") if part.strip())
+
+
+def _origin(text: str) -> str:
+    if not _ORIGIN.fullmatch(text):
+        raise ValueError(
+            f"must be origins such as https://app.example.com with commas between, not {text!r}"
+        )
+    # As browsers write it.
+    scheme, _, host = text.partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return f"{scheme}://{host.removesuffix(port)}"
 
 
 def _networks(text: str) -> tuple[Network, ...]:

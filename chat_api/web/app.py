@@ -12,8 +12,9 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from structlog.contextvars import bound_contextvars
 
-from chat_api.kernel.errors import ChatError, MethodNotAllowed, NotFound, TooLarge
+from chat_api.kernel.errors import ChatError, Forbidden, MethodNotAllowed, NotFound, TooLarge
 from chat_api.kernel.routes import Answer, Route
+from chat_api.web.origins import Origins
 from chat_api.web.parsing import MAX_BODY_BYTES, Authenticate, RequestReader
 from chat_api.web.proxies import TrustedProxies
 
@@ -21,13 +22,12 @@ __all__ = ["OnAnswer", "create_app"]
 
 _log = structlog.get_logger("chat_api.web")
 
+_FOREIGN_PAGE: Final = (
+    "This page may not ask here. Whoever runs the API can allow its origin in CHAT_ALLOWED_ORIGINS."
+)
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 
-# Tokens travel in a header and never in a cookie, so any page may ask without credentials.
-_CORS: Final = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Expose-Headers": "Retry-After, X-Request-ID",
-}
+_READING: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _PREFLIGHT: Final = {
     "Access-Control-Allow-Methods": "GET, POST, PUT, PATCH, DELETE, OPTIONS",
     "Access-Control-Allow-Headers": (
@@ -49,14 +49,17 @@ def create_app(
     authenticate: Authenticate,
     proxies: TrustedProxies = TrustedProxies(),  # noqa: B008 - immutable
     on_answer: OnAnswer | None = None,
+    origins: Origins = Origins(),  # noqa: B008 - immutable
 ) -> web.Application:
     """
     Return an application that serves `routes`, and tells `on_answer` of each request it answered.
 
+    Pages may read its answers, and change something, where they are of one of the `origins`.
+
     Every failure is `{"code", "message"}` with its status, also those aiohttp raises itself; what
     nobody foresaw is logged with its traceback and answered 500 without details.
     """
-    frame = _frame(proxies, on_answer)
+    frame = _frame(proxies, on_answer, origins)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[frame])
     for route in routes:
         app.router.add_route(route.method, route.path, _handler(route, authenticate, proxies))
@@ -72,7 +75,7 @@ def _handler(route: Route[Any], authenticate: Authenticate, proxies: TrustedProx
     return handle
 
 
-def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None) -> Middleware:
+def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None, origins: Origins) -> Middleware:
     @web.middleware
     async def frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
         started = time.perf_counter()
@@ -80,8 +83,8 @@ def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None) -> Middleware:
         request_id = given_id if _REQUEST_ID.fullmatch(given_id) else secrets.token_hex(8)
         # Every line that is logged on behalf of this request carries it.
         with bound_contextvars(request_id=request_id):
-            response = await _answered(request, handler, request_id)
-            response.headers.update(_CORS)
+            response = await _answered(request, handler, request_id, origins)
+            response.headers.update(origins.headers_for(request.headers.get("Origin")))
             response.headers["X-Request-ID"] = request_id
             response.headers["Server"] = "chat-api"
             seconds = time.perf_counter() - started
@@ -104,10 +107,15 @@ def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None) -> Middleware:
     return frame
 
 
-async def _answered(request: web.Request, handler: _Handler, request_id: str) -> web.StreamResponse:
+async def _answered(
+    request: web.Request, handler: _Handler, request_id: str, origins: Origins
+) -> web.StreamResponse:
     if request.method == "OPTIONS":
-        return web.Response(status=204, headers=_PREFLIGHT)
+        may_ask = origins.allow(request.headers.get("Origin"))
+        return web.Response(status=204, headers=_PREFLIGHT if may_ask else None)
     try:
+        if request.method not in _READING and origins.refuse(request.headers):
+            raise Forbidden(_FOREIGN_PAGE)
         return await handler(request)
     except ChatError as error:
         return _failure(error)

@@ -100,12 +100,13 @@ class Deployment:
     What the documentation has to know of how the API runs.
 
     `has_proxy` says that the deployment's own proxy may tell who asks (`CHAT_AUTH=proxy`);
-    `event_prefix` stands before the name of every event.
+    `event_prefix` stands before the name of every event. With `names_pages` not every page may ask.
     """
 
     version: str
     has_proxy: bool = False
     event_prefix: str = ""
+    names_pages: bool = False
 
 
 class Schemas:
@@ -257,6 +258,8 @@ def errors_of(route: Route[Any], deployment: Deployment) -> dict[HTTPStatus, lis
         possible.add(Unavailable)
     if route.method != "GET":
         possible |= {Malformed, TooLarge}
+        if deployment.names_pages:
+            possible.add(Forbidden)
     if route.input is not NoInput or route.headers:
         possible.add(Malformed)
     if path_parameters(route.path):

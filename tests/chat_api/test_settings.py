@@ -366,6 +366,29 @@ def test_a_file_of_another_encoding_is_explained(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/.env must be UTF-8: invalid start byte at byte 0"
 
 
+def test_pages_may_ask_by_their_origins() -> None:
+    written = "https://App.example.com:443, http://localhost:5173,capacitor://localhost"
+    named = Settings.from_environment(LEAST | {"CHAT_ALLOWED_ORIGINS": written})
+    assert named.origins == frozenset(
+        {"https://app.example.com", "http://localhost:5173", "capacitor://localhost"}
+    )
+
+    for wrong in ("*", "app.example.com", "https://app.example.com/", "https://a b", "null"):
+        with pytest.raises(WrongSetting, match=r"^CHAT_ALLOWED_ORIGINS must be origins such as"):
+            Settings.from_environment(
+                LEAST | {"CHAT_ALLOWED_ORIGINS": f"https://app.example.com,{wrong}"}
+            )
+
+
+def test_without_a_word_any_page_may_ask_and_behind_a_vouching_proxy_none() -> None:
+    behind = LEAST | {"CHAT_AUTH": "proxy"}
+
+    assert Settings.from_environment(LEAST).origins is None
+    assert Settings.from_environment(behind).origins == frozenset()
+    named = Settings.from_environment(behind | {"CHAT_ALLOWED_ORIGINS": "https://app.example.com"})
+    assert named.origins == frozenset({"https://app.example.com"})
+
+
 def test_conversations_are_kept_for_ever_with_zero_days() -> None:
     settings = Settings.from_environment({**LEAST, "CHAT_RETENTION_DAYS": "0"})
 
