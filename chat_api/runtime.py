@@ -203,7 +203,7 @@ async def running(
         )
         relay.on_return(support.reconciliation.look_for_all)
         await stack.enter_async_context(support.running())
-        webhooks = Webhooks(settings.reverb.key, settings.reverb.secret)
+        webhooks = Webhooks(settings.reverb.key, settings.reverb.secret, clock)
         features = (
             auth_feature(
                 accounts,

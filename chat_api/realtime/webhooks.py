@@ -2,11 +2,12 @@
 
 import hmac
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Malformed, Unauthenticated
 from chat_api.kernel.routes import Answer, Audience, Call, NoInput, Route
 from reverb_py.protocol.signing import sign
@@ -14,6 +15,7 @@ from reverb_py.protocol.signing import sign
 __all__ = ["Handler", "Notice", "Webhooks"]
 
 _MAX_TIME = 253_402_300_799_000  # milliseconds since 1970: the last that a datetime can hold
+_MAX_AGE: Final = timedelta(minutes=10)  # the server signs each attempt anew, with its own time
 
 
 class Notice(NamedTuple):
@@ -45,11 +47,17 @@ class _Envelope(msgspec.Struct):
 
 
 class Webhooks:
-    """Checks and reads the requests, and passes on what somebody wants to hear."""
+    """
+    Checks and reads the requests, and passes on what somebody wants to hear.
 
-    def __init__(self, key: str, secret: str) -> None:
+    One that is more than ten minutes away from `clock` is refused: it may have been recorded on its
+    way, and be sent again by somebody who cannot sign.
+    """
+
+    def __init__(self, key: str, secret: str, clock: Clock) -> None:
         self._key = key
         self._secret = secret
+        self._clock = clock
         self._handlers: dict[str, list[Handler]] = {}
         self._decoder = msgspec.json.Decoder(_Envelope)
 
@@ -80,6 +88,11 @@ class Webhooks:
         if not 0 <= envelope.time_ms <= _MAX_TIME:
             raise Malformed("time_ms must be milliseconds since 1970.")
         at = datetime.fromtimestamp(envelope.time_ms / 1000, UTC)
+        if abs(self._clock() - at) > _MAX_AGE:
+            raise Unauthenticated(
+                "time_ms is more than 10 minutes off. If it is not an old webhook that is sent "
+                "again, set both servers' clocks right."
+            )
         for event in envelope.events:
             notice = Notice(event.name, event.channel, event.user_id, at)
             for handler in self._handlers.get(event.name, ()):

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import aiohttp
@@ -33,7 +33,8 @@ class Listening:
 
     def __init__(self) -> None:
         self.heard: list[Notice] = []
-        self.webhooks = Webhooks(KEY, SECRET)
+        self.now = AT
+        self.webhooks = Webhooks(KEY, SECRET, lambda: self.now)
         self.webhooks.on("member_removed", self._hear)
 
     async def _hear(self, notice: Notice) -> None:
@@ -117,10 +118,36 @@ async def test_what_cannot_be_read_is_malformed(body: bytes) -> None:
     assert there.heard == []
 
 
+@pytest.mark.parametrize(
+    ("later", "is_believed"),
+    [
+        (timedelta(minutes=10), True),
+        (timedelta(minutes=-10), True),
+        (timedelta(minutes=10, milliseconds=1), False),
+        (timedelta(minutes=-10, milliseconds=-1), False),
+        (timedelta(days=365), False),
+    ],
+)
+async def test_what_was_signed_long_ago_is_not_believed_again(
+    later: timedelta, is_believed: bool
+) -> None:
+    there = Listening()
+    there.now = AT + later
+
+    if is_believed:
+        await there.receive(BODY)
+    else:
+        with pytest.raises(Unauthenticated, match=r"^time_ms is more than 10 minutes off\."):
+            await there.receive(BODY)
+
+    assert len(there.heard) == is_believed
+
+
 async def test_what_the_official_library_signs_and_checks_is_the_same() -> None:
     there = Listening()
+    there.now = datetime.now(UTC)
     library = pusher.Pusher(app_id="1001", key=KEY, secret=SECRET)
-    now = int(datetime.now(UTC).timestamp() * 1000)  # it wants them fresh
+    now = int(there.now.timestamp() * 1000)  # it wants them fresh
     body = msgspec.json.encode({"time_ms": now, "events": [LEFT]})
     headers = signed(body)
 
