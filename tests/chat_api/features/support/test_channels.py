@@ -144,3 +144,21 @@ async def test_who_has_lost_a_conversation_may_not_listen_any_more(desk: Desk) -
 
     assert (await ask(agent, channel)).status == 403
     assert (await ask(await desk.account("agent2"), channel)).status == 200
+    news = await desk.hears(
+        channel, "system:event", lambda data: data.get("agent", {}).get("id") == "4"
+    )
+    assert news["status"] == "ASSIGNED"
+
+
+async def test_who_has_released_a_conversation_hears_so_and_may_not_listen_any_more(
+    desk: Desk,
+) -> None:
+    customer = await desk.taken()
+    channel = f"private-conversation.{customer.id}"
+    agent = await desk.agent()
+    path = f"/api/v1/live-agent/sessions/{customer.id}/status"
+
+    await agent.ask("PUT", path, {"status": "pending"})
+
+    assert (await ask(agent, channel)).status == 403
+    await desk.hears(channel, "system:event", lambda data: data["status"] == "QUEUED")
