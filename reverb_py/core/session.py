@@ -403,8 +403,11 @@ class Session:
             return f"its name has more than {MAX_NAME_LENGTH} characters"
         if kind_of(name).access not in (Access.PRIVATE, Access.PRESENCE):
             return "they go to private and presence channels only"
-        if app.client_events_from is ClientEventsFrom.MEMBERS and name not in self.channels:
-            return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
+        if name not in self.channels:
+            if app.client_events_from is ClientEventsFrom.MEMBERS:
+                return f"subscribe to {name[:MAX_NAME_LENGTH]} first"
+            if not is_channel_name(name):
+                return f"{name[:MAX_NAME_LENGTH]} is no channel name"
         if 0 < app.max_event_data_bytes < len(message.data):
             self._hit("REVERB_APP_MAX_EVENT_DATA_SIZE")
             return f"its data has more than {app.max_event_data_bytes} bytes"

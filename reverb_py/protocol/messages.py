@@ -6,6 +6,7 @@ null, an empty string or missing. Decoding is tolerant about that and strict abo
 message it can't make sense of raises `MalformedMessage` with words the sender can act on.
 """
 
+import re
 from typing import TypeVar
 
 import msgspec
@@ -89,6 +90,12 @@ _Data = TypeVar("_Data", SubscribeData, UnsubscribeData, SigninData)
 _decode_envelope = msgspec.json.Decoder(ClientMessage).decode
 _decode_string = msgspec.json.Decoder(str).decode
 
+# Whole pairs and other escapes come first where they begin, so what the group finds is half a pair.
+_ESCAPE = re.compile(
+    r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+
 
 def decode_message(text: str) -> ClientMessage:
     """
@@ -100,7 +107,7 @@ def decode_message(text: str) -> ClientMessage:
     try:
         return _decode_envelope(text)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise MalformedMessage(f"Invalid message: {_explain(exc)}") from None
+        raise MalformedMessage(f"Invalid message: {_explain(exc, text)}") from None
 
 
 def decode_data(message: ClientMessage, kind: type[_Data]) -> _Data:
@@ -118,7 +125,7 @@ def decode_data(message: ClientMessage, kind: type[_Data]) -> _Data:
             raw = _decode_string(raw)
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise MalformedMessage(f"Invalid {message.event}: {_explain(exc)} in `data`") from None
+        raise MalformedMessage(f"Invalid {message.event}: {_explain(exc, raw)} in `data`") from None
 
 
 def decode_member(channel_data: str) -> MemberData:
@@ -131,7 +138,7 @@ def decode_member(channel_data: str) -> MemberData:
     try:
         member = msgspec.json.decode(channel_data, type=MemberData)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise MalformedMessage(f"Invalid channel_data: {_explain(exc)}") from None
+        raise MalformedMessage(f"Invalid channel_data: {_explain(exc, channel_data)}") from None
     _check_user_id(member.id, "channel_data: `user_id`")
     return member
 
@@ -149,7 +156,7 @@ def decode_user(user_data: str) -> UserData:
     try:
         user = msgspec.json.decode(user_data, type=UserData)
     except (msgspec.DecodeError, RecursionError) as exc:
-        raise MalformedMessage(f"Invalid user_data: {_explain(exc)}") from None
+        raise MalformedMessage(f"Invalid user_data: {_explain(exc, user_data)}") from None
     user_id = str(user.id)
     _check_user_id(user_id, "user_data: `id`")
     if not is_channel_name(user_channel(user_id)):
@@ -165,5 +172,14 @@ def _check_user_id(user_id: str, name: str) -> None:
         raise MalformedMessage(f"Invalid {name} must have 1 to {MAX_USER_ID_LENGTH} characters")
 
 
-def _explain(exc: Exception) -> str:
-    return "it is nested too deeply" if isinstance(exc, RecursionError) else str(exc)
+def _explain(exc: Exception, source: str | bytes) -> str:
+    """Say what is wrong with the source, on which the decoder has failed so."""
+    if isinstance(exc, RecursionError):
+        return "it is nested too deeply"
+    if not isinstance(exc, msgspec.ValidationError):
+        text = source if isinstance(source, str) else source.decode()
+        for escape in _ESCAPE.finditer(text):
+            # JavaScript writes what it has cut in two; the decoder takes it for the end, or worse.
+            if escape[1]:
+                return f"{escape[0]} is half of a surrogate pair: send whole characters"
+    return str(exc)

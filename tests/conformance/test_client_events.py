@@ -55,7 +55,6 @@ async def test_a_whisper_without_data_arrives_without(app: PusherApp) -> None:
 @pytest.mark.needs("presence")
 @pytest.mark.parametrize("signed", ["7", '"7"'])
 async def test_on_a_presence_channel_it_says_who_sent_it(app: PusherApp, signed: str) -> None:
-    """What the client says of itself does not count. sockudo names nobody."""
     """The id is the one that was signed, not one the client writes. sockudo leaves it out."""
     channel = fresh("presence-room-")
     async with app.connected() as sender, app.connected() as other:

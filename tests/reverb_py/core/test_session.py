@@ -433,6 +433,13 @@ def test_client_event_data_may_be_any_json(room: Room, data: str, relayed: str) 
             '{"event":"client-x","channel":"private-encrypted-room"}',
             "they go to private and presence channels only",
         ),
+        *(
+            (
+                f'{{"event":"client-x","channel":"{prefix}room"}}',
+                "they go to private and presence channels only",
+            )
+            for prefix in ("cache-", "private-encrypted-cache-", "#server-to-user-", "private")
+        ),
         ('{"event":"client-x","channel":"private-other"}', "subscribe to private-other first"),
         (
             f'{{"event":"client-x","channel":"private-{"x" * 5_000}"}}',
@@ -485,6 +492,17 @@ def test_an_app_may_accept_client_events_from_connections_that_are_not_subscribe
 
     assert other.texts() == ['{"event":"client-x","channel":"private-room","data":1}']
     assert list(room.hub.channels) == ["private-room"]
+
+
+@pytest.mark.parametrize(
+    "channel", ['private-a"b', "private-a b", "presence-a\n", "private-é", f"private-{'x' * 193}"]
+)
+def test_from_whoever_they_are_client_events_go_to_what_has_a_channels_name(channel: str) -> None:
+    room = Room(replace(APP, client_events_from=ClientEventsFrom.ALL))
+
+    assert room.say(json.dumps({"event": "client-x", "channel": channel})) == [
+        error(4301, f"Client event refused: {channel[:200]} is no channel name")
+    ]
 
 
 def test_client_events_are_limited_by_the_second() -> None:
