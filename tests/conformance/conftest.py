@@ -20,7 +20,6 @@ import aiohttp
 import pytest
 
 from reverb_py.core.apps import App, ClientEventsFrom, RateLimit, Webhook
-from reverb_py.server.listener import Deadlines
 from reverb_py.testing import serving
 from tests.conformance.wire import Credentials, PusherApp, WebhookReceiver
 
@@ -32,6 +31,7 @@ _FEATURES = frozenset(
         "idempotency",
         "presence",
         "protocol_check",
+        "refusal_code",
         "signin",
         "subscription_error",
         "terminate",
@@ -59,6 +59,8 @@ _APPS = {
         secret=_SECRET,
         max_presence_members=2,
         max_watchlist=2,
+        max_channels_per_connection=3,
+        subscriptions_per_second=1,
         last_event_seconds=0.2,
     ),
     "rotated_app": App(
@@ -67,8 +69,13 @@ _APPS = {
     "quiet_app": App(
         id="1009", key="quiet-key", secret=_SECRET, client_events_from=ClientEventsFrom.NONE
     ),
+    "open_app": App(
+        id="1014", key="open-key", secret=_SECRET, client_events_from=ClientEventsFrom.ALL
+    ),
     "hurried_app": App(id="1010", key="hurried-key", secret=_SECRET, authorization_seconds=0.5),
-    "impatient_app": App(id="1011", key="impatient-key", secret=_SECRET, ping_interval=0.1),
+    "impatient_app": App(
+        id="1011", key="impatient-key", secret=_SECRET, ping_interval=0.1, pong_timeout=0.2
+    ),
     "throttled_app": App(
         id="1012",
         key="throttled-key",
@@ -99,7 +106,13 @@ class _Server:
     stop: Callable[[], Awaitable[None]] | None
 
     def app_for(self, role: str) -> PusherApp:
-        return PusherApp(self.url, self.credentials[role], self.session, is_exact=self.is_exact)
+        return PusherApp(
+            self.url,
+            self.credentials[role],
+            self.session,
+            is_exact=self.is_exact,
+            has_refusal_code=self.is_exact or "refusal_code" in _claimed_features(),
+        )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -113,7 +126,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out what the server does not claim to have, and roles for which it has no app."""
     if "CONFORMANCE_URL" not in os.environ:
         return
-    claimed = set(os.environ.get("CONFORMANCE_FEATURES", ",".join(_FEATURES)).split(",")) - {""}
+    claimed = _claimed_features()
     if unknown := claimed - _FEATURES:
         raise pytest.UsageError(
             f"CONFORMANCE_FEATURES has {', '.join(sorted(unknown))}, which is none of "
@@ -125,6 +138,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if _is_left_out(item, claimed, missing)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def _claimed_features() -> set[str]:
+    return set(os.environ.get("CONFORMANCE_FEATURES", ",".join(_FEATURES)).split(",")) - {""}
 
 
 def _is_left_out(item: pytest.Item, claimed: set[str], missing: set[str]) -> bool:
@@ -157,8 +174,6 @@ async def _own_server(session: aiohttp.ClientSession) -> AsyncIterator[_Server]:
             serving(
                 *_APPS.values(),
                 timer_resolution=0.02,
-                # Half a minute is what real clients are given, and is too long for a test.
-                deadlines=Deadlines(pong=0.2),
                 path_prefix=_PATH_PREFIX,
             )
         )
@@ -211,6 +226,7 @@ _quota_app = _app_for("quota_app")
 _small_app = _app_for("small_app")
 _rotated_app = _app_for("rotated_app")
 _quiet_app = _app_for("quiet_app")
+_open_app = _app_for("open_app")
 _hurried_app = _app_for("hurried_app")
 _impatient_app = _app_for("impatient_app")
 _throttled_app = _app_for("throttled_app")
@@ -230,13 +246,16 @@ async def _webhook_app(webhook_receiver: WebhookReceiver) -> AsyncIterator[Pushe
     async with aiohttp.ClientSession() as session:
         url = os.environ.get("CONFORMANCE_URL")
         if url is not None:
-            yield PusherApp(url, _credentials_given()["webhook_app"], session, is_exact=False)
+            yield _Server(url, _credentials_given(), None, session, False, None).app_for(
+                "webhook_app"
+            )
             return
         webhook = Webhook(url=webhook_receiver.url, kinds=frozenset(_WEBHOOK_KINDS))
         app = replace(_WEBHOOK_APP, webhooks=(webhook,))
         async with serving(app, shutdown_seconds=0.5) as server:
             url = f"http://127.0.0.1:{server.port}"
-            yield PusherApp(url, Credentials(app.id, app.key, app.secret), session, is_exact=True)
+            credentials = {"webhook_app": Credentials(app.id, app.key, app.secret)}
+            yield _Server(url, credentials, None, session, True, None).app_for("webhook_app")
 
 
 @pytest.fixture

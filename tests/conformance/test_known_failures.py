@@ -161,7 +161,11 @@ async def test_one_bad_frame_does_not_stop_the_server(app: PusherApp, text: str)
 
 
 async def test_a_client_that_does_not_read_delays_nobody_and_is_closed(app: PusherApp) -> None:
-    """Reverb buffers for it without an end, until the memory is full."""
+    """
+    The code is 4100, so that it comes back, but not at once.
+
+    Reverb buffers for it without an end, until the memory is full.
+    """
     channel = fresh("orders-")
     batch = {"batch": [{"channel": channel, "name": "x", "data": "x" * 10_000}] * 10}
     async with app.bare_connection() as deaf, app.connected() as reader:
@@ -179,6 +183,12 @@ async def test_a_client_that_does_not_read_delays_nobody_and_is_closed(app: Push
                 break
         else:
             pytest.fail("20 MB wait for a client that does not read")
+        opcode, payload = deaf.TEXT, b""
+        while opcode != deaf.CLOSE:
+            last = payload
+            opcode, payload = await deaf.receive()
+        assert json.loads(last)["data"]["code"] == 4100
+        assert int.from_bytes(payload[:2], "big") == 4100
 
 
 @pytest.mark.needs("client_events")
@@ -213,7 +223,7 @@ async def test_a_refused_channel_can_be_asked_for_again_on_the_same_connection(
         await client.subscribe(channel)
 
 
-@pytest.mark.needs("subscription_error")
+@pytest.mark.needs("subscription_error", "refusal_code")
 async def test_one_refused_channel_does_not_cost_the_others(app: PusherApp) -> None:
     """4009 as a message, from Reverb and sockudo, makes Pysher and a Dart client hang up."""
     channel = fresh("orders-")
@@ -227,7 +237,7 @@ async def test_one_refused_channel_does_not_cost_the_others(app: PusherApp) -> N
         assert await client.receive() == frame("shipped", channel, "7")
 
 
-@pytest.mark.needs("subscription_error")
+@pytest.mark.needs("subscription_error", "refusal_code")
 async def test_a_refused_subscription_can_be_told_apart_by_a_machine(app: PusherApp) -> None:
     """Hosted Pusher's code is null, and its message names no channel."""
     private, wrong = fresh("private-"), "not a name!"

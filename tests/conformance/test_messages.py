@@ -9,6 +9,7 @@ import pytest
 from tests.conformance.wire import PusherApp, compact, frame, fresh, subscribed
 
 
+@pytest.mark.needs("refusal_code")
 async def test_an_error_carries_its_code_and_message_in_an_object(app: PusherApp) -> None:
     """
     The one frame of a server whose data is no string.

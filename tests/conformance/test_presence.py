@@ -335,7 +335,7 @@ async def test_a_full_channel_takes_no_further_user(small_app: PusherApp) -> Non
         assert await one.receive() == member_added(channel, "2")
         async with small_app.connected() as three:
             await three.ask_to_join(channel, '{"user_id":"3"}')
-            await three.receive_refusal(channel, "LimitReached")
+            await three.receive_refusal(channel, "LimitReached", 403)
             assert await three.join(channel, "2") == presence(channel, {"1": None, "2": None})
             await three.unsubscribe(channel)
             await one.unsubscribe(channel)
@@ -348,7 +348,7 @@ async def test_a_member_that_is_too_big_is_refused(app: PusherApp) -> None:
     channel = fresh("presence-room-")
     async with app.connected() as client:
         await client.ask_to_join(channel, compact({"user_id": "7", "user_info": "x" * 4096}))
-        await client.receive_refusal(channel, "LimitReached")
+        await client.receive_refusal(channel, "LimitReached", 413)
         assert await client.join(channel, "7", user_info="x" * 512) == presence(
             channel, {"7": "x" * 512}
         )

@@ -217,3 +217,31 @@ async def test_encrypted_events_are_relayed_as_they_are(app: PusherApp) -> None:
         await client.subscribe(channel)
         await app.publish("secret", channel, data)
         assert await client.receive() == frame("secret", channel, data)
+
+
+@pytest.mark.needs("subscription_error")
+async def test_a_connection_may_have_so_many_channels(small_app: PusherApp) -> None:
+    """Reverb, Soketi and sockudo let it have any number."""
+    async with small_app.connected() as client:
+        for _ in range(3):
+            await client.subscribe(fresh("orders-"))
+        channel = fresh("orders-")
+        await client.ask_for(channel)
+        await client.receive_refusal(channel, "LimitReached", 403)
+
+
+@pytest.mark.needs("subscription_error")
+async def test_who_joins_again_and_again_is_refused_for_a_while(small_app: PusherApp) -> None:
+    """Reverb, Soketi and sockudo take it as often as it comes."""
+    channel = fresh("orders-")
+    async with small_app.connected() as client:
+        for _ in range(20):
+            await client.ask_for(channel)
+        answers = 0
+        while (text := await client.receive()) == subscribed(channel):
+            answers += 1
+        assert 1 <= answers < 20
+        refusal = json.loads(text)
+        assert refusal["event"] == "pusher:subscription_error"
+        details = json.loads(refusal["data"])
+        assert (details["type"], details["status"]) == ("LimitReached", 429)

@@ -50,6 +50,25 @@ async def test_a_signin_is_acknowledged_with_the_string_that_was_signed(
         await client.received_nothing()
 
 
+async def test_the_data_of_a_signin_may_be_a_string_that_holds_the_object(app: PusherApp) -> None:
+    user_data = compact({"id": fresh("user-")})
+    async with app.connected() as client:
+        data = {"auth": app.user_auth(client.socket_id, user_data), "user_data": user_data}
+        await client.send({"event": "pusher:signin", "data": compact(data)})
+        assert await client.receive() == signed_in(user_data)
+
+
+async def test_whose_id_is_a_number_is_the_user_of_its_digits(app: PusherApp) -> None:
+    """As with Soketi; pusher-js refuses to send a number, backends write what they have."""
+    number = int(fresh(), 16) % 10**9
+    user_data = f'{{"id":{number}}}'
+    async with app.connected() as client:
+        await client.ask_to_sign_in(user_data)
+        assert await client.receive() == signed_in(user_data)
+        await client.ask_for(user_channel(str(number)), auth="")
+        assert await client.receive() == subscribed(user_channel(str(number)))
+
+
 async def test_nobody_can_sign_in_as_somebody_else(app: PusherApp) -> None:
     user_id = fresh("user-")
     mine, yours = '{"id":"me"}', compact({"id": user_id})
@@ -216,6 +235,18 @@ async def test_who_watches_hears_of_the_first_connection_and_the_last(app: Pushe
             await watcher.received_nothing()
         assert await watcher.receive() == watched(offline=[user_id])
         await watcher.received_nothing()
+
+
+@pytest.mark.needs("watchlist")
+async def test_numbers_on_a_watchlist_are_the_users_of_their_digits(app: PusherApp) -> None:
+    number, other = (int(fresh(), 16) % 10**9 for _ in range(2))
+    user_data = f'{{"id":{number},"watchlist":[{other}]}}'
+    async with app.connected() as watcher, app.connected() as friend:
+        await watcher.ask_to_sign_in(user_data)
+        assert await watcher.receive() == signed_in(user_data)
+        assert await watcher.receive() == watched(offline=[str(other)])
+        await friend.sign_in(str(other))
+        assert await watcher.receive() == watched(online=[str(other)])
 
 
 @pytest.mark.needs("watchlist")
