@@ -50,6 +50,7 @@ class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
     enabled: bool = True
     allowed_origins: list[str] = msgspec.field(default_factory=lambda: ["*"])
     ping_interval: float = 60.0
+    pong_timeout: float = 30.0
     activity_timeout: int = 30
     max_connections: int | None = None
     max_buffered_size: int = 134_217_728
@@ -116,6 +117,7 @@ _ROWS = (
     _row("enabled", Reader.switch),
     _row("allowed_origins", Reader.words),
     _row("ping_interval", Reader.number, 1, 86_400),
+    _row("pong_timeout", Reader.number, 1, 86_400),
     _row("activity_timeout", Reader.whole, 1, 86_400),
     _limit("max_connections"),
     _limit("max_buffered_size", 65_536),
@@ -255,6 +257,7 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
         enabled=entry.enabled,
         allowed_origins=tuple(entry.allowed_origins),
         ping_interval=entry.ping_interval,
+        pong_timeout=entry.pong_timeout,
         activity_timeout=entry.activity_timeout,
         max_connections=entry.max_connections or 0,
         max_buffered_bytes=entry.max_buffered_size,

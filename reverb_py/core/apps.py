@@ -73,6 +73,8 @@ class App:
     enabled: bool = True
     allowed_origins: tuple[str, ...] = ("*",)
     ping_interval: float = 60.0
+    pong_timeout: float = 30.0
+    """To say anything at all, from the first of two pings on."""
     activity_timeout: int = 30
     max_connections: int = 0
     max_buffered_bytes: int = 134_217_728

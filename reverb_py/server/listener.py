@@ -53,8 +53,6 @@ class Deadlines:
     """For a request's body, from the end of its head."""
     keep_alive: float = 75.0
     """To the next request."""
-    pong: float = 30.0
-    """To say anything at all, from the first of two pings on."""
     linger: float = 5.0
     """To go, once it has been told the end."""
     turn: float = 0.001

@@ -118,12 +118,15 @@ class WebSocketConnection(asyncio.Protocol):
     would weigh. `_unparsed_bytes` tells when nothing is left in it. A message that comes alone and
     whole needs no parser.
 
+    `_asked` is the tick of the last of the `_unanswered_pings`.
+
     `_allowance` is how many more frames the client may send, now that so much time has passed. It
     grows when the wheel ticks, which is cheaper than looking at a clock for every frame.
     """
 
     __slots__ = (
         "_allowance",
+        "_asked",
         "_caller",
         "_fragments",
         "_framing",
@@ -151,6 +154,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._last_received = listener.wheel.tick
         self._allowance: float = 0
         self._unanswered_pings = 0
+        self._asked = 0
         self._unparsed_bytes = 0
         self.timer_due = 0
         self.timer_slot = 0
@@ -296,13 +300,17 @@ class WebSocketConnection(asyncio.Protocol):
         if session is None:
             self._transport.abort()
             return
-        wheel = self._listener.wheel
-        interval = session.hub.app.ping_interval
-        silence = wheel.seconds_since(self._last_received)
-        if self._unanswered_pings == 0 and silence < interval:
-            wheel.schedule(self, interval - silence)
+        wheel, app = self._listener.wheel, session.hub.app
+        interval, patience = app.ping_interval, app.pong_timeout / 2
+        if self._unanswered_pings == 0:
+            waited, due = wheel.seconds_since(self._last_received), interval
+        else:
+            waited, due = wheel.seconds_since(self._asked), patience
+        if waited < due:
+            wheel.schedule(self, min(interval, due - waited))
             return
         self._unanswered_pings += 1
+        self._asked = wheel.tick
         if self._unanswered_pings == 1:
             session.reply(frames.PING)
         elif self._unanswered_pings == 2:
@@ -312,7 +320,8 @@ class WebSocketConnection(asyncio.Protocol):
         else:
             self.close(ErrorCode.PONG_NOT_RECEIVED, "Pong reply not received in time")
             return
-        wheel.schedule(self, self._listener.deadlines.pong / 2)
+        # Whoever answers meanwhile is asked again after the interval, be it shorter.
+        wheel.schedule(self, min(interval, patience))
 
     def shut_down(self) -> None:
         """Tell the client to come back at once, and close."""

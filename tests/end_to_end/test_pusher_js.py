@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from reverb_py.core.apps import App, ClientEventsFrom
-from reverb_py.server.listener import Deadlines
 from reverb_py.testing import PusherClient, TestServer, serving
 from tests.support.backend import AuthEndpoint, auth_endpoint, backend_of, calling
 from tests.support.certificates import certificate_for
@@ -143,7 +142,7 @@ async def test_a_refused_subscription_is_heard_by_the_channel_and_the_connection
 async def test_it_answers_pings_and_stays() -> None:
     app = App(id="1", key="key", secret="0123456789abcdef", ping_interval=0.1)
     async with (
-        serving(app, timer_resolution=0.05, deadlines=Deadlines(pong=2.0)) as server,
+        serving(app, timer_resolution=0.05) as server,
         pusher_js("key", server.port) as client,
     ):
         await client.hears("state", "connected")

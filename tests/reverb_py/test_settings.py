@@ -110,6 +110,7 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
             key="my-key",
             secret=SECRET,
             ping_interval=60.0,
+            pong_timeout=30.0,
             activity_timeout=30,
             max_connections=0,
             max_message_bytes=10_000,
@@ -167,6 +168,8 @@ def test_a_server_setting_is_read_by_its_name(
     [
         ("REVERB_APP_PING_INTERVAL", "1", "ping_interval", 1.0),
         ("REVERB_APP_PING_INTERVAL", "86400", "ping_interval", 86_400.0),
+        ("REVERB_APP_PONG_TIMEOUT", "1", "pong_timeout", 1.0),
+        ("REVERB_APP_PONG_TIMEOUT", "86400", "pong_timeout", 86_400.0),
         ("REVERB_APP_ACTIVITY_TIMEOUT", "120", "activity_timeout", 120),
         ("REVERB_APP_MAX_CONNECTIONS", "5000", "max_connections", 5_000),
         ("REVERB_APP_MAX_MESSAGE_SIZE", "256", "max_message_bytes", 256),
@@ -304,6 +307,7 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_SCALING_ENABLED", "maybe", "must be true or false, not 'maybe'"),
         ("REVERB_APP_PING_INTERVAL", "0", "must be 1 to 86400, not 0"),
         ("REVERB_APP_PING_INTERVAL", "a minute", "must be a number, not 'a minute'"),
+        ("REVERB_APP_PONG_TIMEOUT", "0.5", "must be 1 to 86400, not 0.5"),
         ("REVERB_APP_ACTIVITY_TIMEOUT", "0", "must be 1 to 86400, not 0"),
         ("REVERB_APP_ACTIVITY_TIMEOUT", "30.5", "must be a whole number, not '30.5'"),
         ("REVERB_APP_MAX_CONNECTIONS", "-1", "must be 0 to 1073741824, not -1"),
@@ -437,6 +441,7 @@ id = "1001"
 key = "first"
 secret = "{SECRET}"
 ping_interval = 25
+pong_timeout = 15
 activity_timeout = 10
 max_connections = 100
 max_message_size = 20000
@@ -482,6 +487,7 @@ FIRST = App(
     key="first",
     secret=SECRET,
     ping_interval=25.0,
+    pong_timeout=15.0,
     activity_timeout=10,
     max_connections=100,
     max_message_bytes=20_000,
@@ -570,6 +576,10 @@ def test_half_an_app_beside_a_file_is_refused(tmp_path: Path) -> None:
         (
             {"id": "1", "key": "k", "secret": SECRET, "ping_interval": 0},
             "apps[0].ping_interval must be 1 to 86400, not 0",
+        ),
+        (
+            {"id": "1", "key": "k", "secret": SECRET, "pong_timeout": 0.5},
+            "apps[0].pong_timeout must be 1 to 86400, not 0.5",
         ),
         (
             {"id": "1", "key": "k", "secret": SECRET, "activity_timeout": 0},

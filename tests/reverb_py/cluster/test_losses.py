@@ -193,9 +193,9 @@ async def told_in_order(client: RawClient) -> int:
 async def test_a_clientwhose_network_vanished_leaves_once(deployment: Deployment) -> None:
     here = await deployment.node()
     there = await deployment.node(
-        replace(APP, ping_interval=0.3),
+        replace(APP, ping_interval=0.3, pong_timeout=0.5),
         timer_resolution=0.02,
-        deadlines=Deadlines(pong=0.5, linger=0.1),
+        deadlines=Deadlines(linger=0.1),
     )
     watcher, _ = await deployment.member(here, "1")
     # The line carries any connection, and here that of a client to its node.

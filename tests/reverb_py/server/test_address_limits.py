@@ -115,8 +115,14 @@ async def both_places_are_free(server: TestServer) -> None:
 async def test_a_place_is_free_again_however_its_connection_came_to_its_end(
     sent: bytes, end: str
 ) -> None:
-    short = Deadlines(head=0.05, body=0.05, keep_alive=0.05, pong=0.05, linger=0.05)
-    app = App(id="1", key="278d425bdf160c739803", secret="secret", ping_interval=0.05)
+    short = Deadlines(head=0.05, body=0.05, keep_alive=0.05, linger=0.05)
+    app = App(
+        id="1",
+        key="278d425bdf160c739803",
+        secret="secret",
+        ping_interval=0.05,
+        pong_timeout=0.05,
+    )
     async with serving(
         app, max_connections_per_address=2, timer_resolution=0.02, deadlines=short
     ) as server:

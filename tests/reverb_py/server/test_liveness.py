@@ -24,15 +24,20 @@ from tests.reverb_py.server.raw_client import (
     websocket,
 )
 
-APP = App(id="1001", key="278d425bdf160c739803", secret="7ad3773142a6692b25b8", ping_interval=0.1)
+APP = App(
+    id="1001",
+    key="278d425bdf160c739803",
+    secret="7ad3773142a6692b25b8",
+    ping_interval=0.1,
+    pong_timeout=0.2,
+)
 PUSHER_PING = b'{"event":"pusher:ping","data":"{}"}'
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[TestServer]:
     """Serve an app that asks soon, and see that it still serves."""
-    deadlines = Deadlines(pong=0.2, linger=0.1)
-    async with serving(APP, timer_resolution=0.02, deadlines=deadlines) as server:
+    async with serving(APP, timer_resolution=0.02, deadlines=Deadlines(linger=0.1)) as server:
         yield server
         await serves(server)
 
@@ -111,6 +116,22 @@ async def test_a_client_that_talks_is_not_asked(sent: bytes, answered: bool) -> 
                 assert await client.receive() == Frame(PONG, b"")
             await asyncio.sleep(0.02)
         await client.is_answered()
+
+
+async def test_who_answers_is_asked_again_after_the_interval_and_who_does_not_gets_its_time() -> (
+    None
+):
+    async with (
+        serving(replace(APP, pong_timeout=1_000), timer_resolution=0.02) as server,
+        websocket(server) as silent,
+        websocket(server) as client,
+    ):
+        assert await silent.receive_text() == PUSHER_PING
+        for _ in range(5):
+            assert await client.receive_text() == PUSHER_PING
+            await client.send(text('{"event":"pusher:pong","data":{}}'))
+        # It would have been asked a second time before the answer, or closed.
+        await silent.is_answered()
 
 
 async def test_being_sent_events_is_no_sign_of_life(server: TestServer) -> None:

@@ -111,8 +111,8 @@ async def test_a_client_that_says_goodbye_twice_is_gone_all_the_same(files: TlsF
     "sent", [b"", b"GET /up HTT", handshake(), handshake("/app/unknown"), b"garbage\r\n\r\n"]
 )
 async def test_who_does_not_go_is_cut_off_in_its_time(files: TlsFiles, sent: bytes) -> None:
-    short = Deadlines(head=0.1, linger=0.1, pong=0.1)
-    app = replace(APP, ping_interval=0.1)
+    short = Deadlines(head=0.1, linger=0.1)
+    app = replace(APP, ping_interval=0.1, pong_timeout=0.1)
     async with (
         serving(app, tls=files, timer_resolution=0.02, deadlines=short) as server,
         connected_socket(server) as client,
