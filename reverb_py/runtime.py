@@ -20,6 +20,7 @@ from reverb_py.core.hubs import Hubs
 from reverb_py.core.limits import AddressLimits
 from reverb_py.core.timer_wheel import TimerWheel
 from reverb_py.measures import measures_of
+from reverb_py.protocol import frames
 from reverb_py.server.addresses import Addresses
 from reverb_py.server.http_api import HttpApi, Request
 from reverb_py.server.listener import Deadlines, Listener
@@ -92,6 +93,8 @@ async def running_server(
     webhooks = Webhooks(holds_departures=node is None)
     make_bus = Alone if node is None else node.bus_of
 
+    error_frame = frames.error_in_a_string if settings.errors_as_strings else frames.error
+
     def hub_of(app: App) -> Hub:
         return Hub(
             app,
@@ -102,6 +105,7 @@ async def running_server(
             notices=webhooks,
             trace=trace,
             make_bus=make_bus,
+            error_frame=error_frame,
         )
 
     hubs = Hubs(settings.apps, hub_of)
@@ -131,6 +135,7 @@ async def running_server(
             settings.trusted_proxies,
         ),
         trace=trace,
+        error_frame=error_frame,
     )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(webhooks.running(settings.shutdown_seconds))

@@ -82,6 +82,8 @@ class Settings:
     metrics: MetricsPlace | None = None
     """Where Prometheus finds metrics; None shows none."""
     logs_as_json: bool = False
+    errors_as_strings: bool = False
+    """Whether the data of `pusher:error` is a string, as with Laravel Reverb, and no object."""
     shares_port: bool = False
     """Whether other processes listen on the same port, between whom the system distributes."""
     listening_fd: int | None = None
@@ -150,7 +152,8 @@ class Settings:
             apps=read_apps(read),
             scaling=read_scaling(read),
             metrics=_metrics(read),
-            logs_as_json=_logs_as_json(read),
+            logs_as_json=_is_chosen(read, "REVERB_LOG_FORMAT", "json", over="text"),
+            errors_as_strings=_is_chosen(read, "REVERB_ERROR_DATA", "string", over="object"),
         )
         if path is not None or not _is_loopback(listen_host):
             for app in settings.apps:
@@ -186,11 +189,12 @@ def _metrics(read: Reader) -> MetricsPlace | None:
     return MetricsPlace(host=host, port=port, prefix=prefix)
 
 
-def _logs_as_json(read: Reader) -> bool:
-    form = read.text("REVERB_LOG_FORMAT") or "text"
-    if form not in ("text", "json"):
-        raise WrongSetting(f"REVERB_LOG_FORMAT must be text or json, not {form!r}")
-    return form == "json"
+def _is_chosen(read: Reader, name: str, choice: str, *, over: str) -> bool:
+    """Return which of two words a variable is; `over` is meant where it is not set."""
+    word = read.text(name) or over
+    if word not in (over, choice):
+        raise WrongSetting(f"{name} must be {over} or {choice}, not {word!r}")
+    return word == choice
 
 
 def _path_prefix(read: Reader) -> str:

@@ -53,7 +53,7 @@ class Hub:
     Subscribing, unsubscribing and disconnecting cost the same however many connections and
     channels there are; on a presence channel a join costs as much as its members' list is long.
     `clock` returns seconds that never go backwards; `random` draws socket ids. `make_bus` returns
-    the hub's line to other nodes.
+    the hub's line to other nodes. `error_frame` returns `pusher:error` for a code and a message.
     """
 
     __slots__ = (
@@ -65,6 +65,7 @@ class Hub:
         "client_event_limits",
         "clock",
         "delivery",
+        "error_frame",
         "figures",
         "last_events",
         "random",
@@ -87,6 +88,7 @@ class Hub:
         notices: Notices | None = None,
         trace: Trace | None = None,
         make_bus: MakeBus = Alone,
+        error_frame: Callable[[int, str], bytes] = frames.error,
     ) -> None:
         self.app = app
         self.delivery = delivery
@@ -94,6 +96,7 @@ class Hub:
         self.clock = clock
         self.random = random
         self.trace = trace
+        self.error_frame = error_frame
         self.figures = AppFigures()
         self.channels: dict[str, Channel] = {}
         self.sessions: dict[str, Session] = {}

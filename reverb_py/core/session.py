@@ -137,7 +137,7 @@ class Session:
 
     def refuse(self, code: ErrorCode, message: str) -> None:
         """Tell the client that something was refused; the connection goes on."""
-        self.reply(frames.error(code, message))
+        self.reply(self.hub.error_frame(code, message))
 
     def receive(self, text: str) -> None:
         """Act on one message. Whatever the client sent, this does not raise."""

@@ -3,7 +3,8 @@ Everything the server says, as finished WebSocket frames.
 
 A frame is built once and the same bytes go to every connection, so each function returns a whole
 unmasked text frame (RFC 6455, section 5.2). `data` is a JSON string inside the JSON, except in
-`pusher:error`, where it is an object: Swift and Pysher read the code only from an object.
+`pusher:error`, where it is an object unless the server is told otherwise: Swift and Pysher read the
+code only from an object.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ __all__ = [
     "close_frame",
     "connection_established",
     "error",
+    "error_in_a_string",
     "event",
     "is_text_frame",
     "member_added",
@@ -163,3 +165,9 @@ def error(code: int, message: str) -> bytes:
     """Return `pusher:error`, whose data is an object."""
     details = orjson.dumps({"code": int(code), "message": message})
     return text_frame(b'{"event":"pusher:error","data":%b}' % details)
+
+
+def error_in_a_string(code: int, message: str) -> bytes:
+    """Return `pusher:error` as Laravel Reverb has it, whose data is a string like all other."""
+    details = orjson.dumps({"code": int(code), "message": message}).decode()
+    return text_frame(b'{"event":"pusher:error","data":%b}' % orjson.dumps(details))

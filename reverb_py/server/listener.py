@@ -24,6 +24,7 @@ from websockets.protocol import Protocol as Framing
 from reverb_py.core.apps import App
 from reverb_py.core.hubs import Hubs
 from reverb_py.core.timer_wheel import Timed, TimerWheel
+from reverb_py.protocol import frames
 from reverb_py.server.addresses import Addresses, Caller, TrustedProxies, address_of
 from reverb_py.server.arrivals import Arrivals
 from reverb_py.server.http_api import HttpApi
@@ -93,7 +94,8 @@ class Listener:
     HTTP request's body. `max_buffered_bytes` bounds what may wait for one slow WebSocket client
     before it is closed with 4100, `max_buffered_bytes_total` what may wait for all of them
     together, and `max_waiting_bytes` all bodies together of requests that are not signed and have
-    not arrived whole. 0 bounds nothing. `clock` is seconds since 1970.
+    not arrived whole. 0 bounds nothing. `clock` is seconds since 1970. `error_frame` returns the
+    `pusher:error` of a refusal or an end, for a code and a message.
 
     New connections speak TLS under `tls`; one may be put in place of another at any time.
     `is_draining` says that the server is on its way out and wants no new clients.
@@ -116,6 +118,7 @@ class Listener:
         deadlines: Deadlines = Deadlines(),
         addresses: Addresses | None = None,
         trace: ConnectionTrace | None = None,
+        error_frame: Callable[[int, str], bytes] = frames.error,
     ) -> None:
         self.hubs = hubs
         self._clock = clock
@@ -150,6 +153,7 @@ class Listener:
         self.time = self._loop.time
         self.deadlines = deadlines
         self.trace = trace
+        self.error_frame = error_frame
 
     async def start(
         self,

@@ -179,7 +179,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._listener.trace is not None:
             self._listener.trace.connection_refused(path, code, message)
         self._listener.refused[code] += 1
-        error, close = frames.error(code, message), frames.close_frame(code, message)
+        error, close = self._listener.error_frame(code, message), frames.close_frame(code, message)
         self._transport.write(answer + error + close)
         self._linger()
 
@@ -198,7 +198,7 @@ class WebSocketConnection(asyncio.Protocol):
         if session is None:
             return
         self._deliver_pending(code, reason)
-        error = frames.error(code, reason)
+        error = self._listener.error_frame(code, reason)
         figures = session.hub.figures
         figures.closed[code] += 1
         figures.messages_sent += 1

@@ -101,6 +101,7 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "scaling": None,
         "metrics": None,
         "logs_as_json": False,
+        "errors_as_strings": False,
         "shares_port": False,
         "listening_fd": None,
     }
@@ -782,14 +783,17 @@ def test_metrics_are_shown_where_that_is_asked_for(
     assert (None if metrics is None else str(metrics)) == place
 
 
-def test_metrics_and_logs_are_settings_that_are_checked() -> None:
+def test_metrics_logs_and_errors_have_settings_that_are_checked() -> None:
     assert read(REVERB_LOG_FORMAT="json").logs_as_json
     assert not read(REVERB_LOG_FORMAT="text").logs_as_json
+    assert read(REVERB_ERROR_DATA="string").errors_as_strings
+    assert not read(REVERB_ERROR_DATA="object").errors_as_strings
     metrics = read(REVERB_METRICS_ENABLED="1", REVERB_METRICS_PREFIX="soketi_").metrics
     assert metrics is not None
     assert metrics.prefix == "soketi_"
     for name, value, rule in (
         ("REVERB_LOG_FORMAT", "xml", "must be text or json, not 'xml'"),
+        ("REVERB_ERROR_DATA", "json", "must be object or string, not 'json'"),
         ("REVERB_METRICS_PORT", "70000", "must be 0 to 65535, not 70000"),
         ("REVERB_METRICS_HOST", "a b", "must be an address or a host name, not 'a b'"),
         (

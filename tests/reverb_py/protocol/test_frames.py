@@ -124,6 +124,13 @@ def test_an_error_has_its_data_as_an_object() -> None:
     ]
 
 
+def test_an_error_may_have_its_data_in_a_string_as_with_reverb() -> None:
+    assert texts_in(frames.error_in_a_string(ErrorCode.UNKNOWN_APP, 'no "app"')) == [
+        '{"event":"pusher:error",'
+        '"data":"{\\"code\\":4001,\\"message\\":\\"no \\\\\\"app\\\\\\"\\"}"}'
+    ]
+
+
 def test_a_close_frame_carries_code_and_reason() -> None:
     frame = frames.close_frame(4201, "Pong not received")
 

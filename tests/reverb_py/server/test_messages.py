@@ -1,6 +1,7 @@
 """What clients say, in every spelling in use and in every wrong one, with the exact answer."""
 
 import random
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -710,3 +711,25 @@ async def test_each_connection_has_its_own_rate_limit() -> None:
         for _ in range(3):
             async with websocket(server) as client:
                 await client.is_answered()
+
+
+async def test_errors_may_have_their_data_in_a_string_as_with_reverb() -> None:
+    async with AsyncExitStack() as stack:
+        async with serving(APP, errors_as_strings=True) as server:
+            stranger = await stack.enter_async_context(server.connect("/app/unknown"))
+            assert await stranger.receive() == (
+                '{"event":"pusher:error","data":"{\\"code\\":4001,'
+                '\\"message\\":\\"Application does not exist: check the app key\\"}"}'
+            )
+            assert (await stranger.closed())[0] == 4001
+            client = await stack.enter_async_context(server.connected())
+            await client.send('{"event":"client-x","channel":"orders"}')
+            assert await client.receive() == (
+                '{"event":"pusher:error","data":"{\\"code\\":4301,\\"message\\":\\"Client event '
+                'refused: they go to private and presence channels only\\"}"}'
+            )
+        assert await client.receive() == (
+            '{"event":"pusher:error","data":"{\\"code\\":4200,'
+            '\\"message\\":\\"Server is shutting down: reconnect\\"}"}'
+        )
+        assert (await client.closed())[0] == 4200
