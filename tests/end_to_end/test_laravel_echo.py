@@ -233,38 +233,65 @@ async def test_leave_leaves_every_channel_of_that_name(
         )
 
 
+EVERY_KIND = (
+    ("channel", "orders", "orders"),
+    ("private", "bills", "private-bills"),
+    ("encryptedPrivate", "letters", "private-encrypted-letters"),
+    ("join", "room", "presence-room"),
+    ("channel", "cache-orders", "cache-orders"),
+    ("private", "cache-bills", "private-cache-bills"),
+    ("encryptedPrivate", "cache-letters", "private-encrypted-cache-letters"),
+    ("join", "cache-room", "presence-cache-room"),
+)
+"""Its methods, and the names of channels for it and for a backend."""
+
+
+async def listen_everywhere(echo: Echo) -> None:
+    """Subscribe to every kind of channel, listen for news there, and sign in."""
+    for method, name, _ in EVERY_KIND:
+        await echo.subscribe(method, name)
+        await echo.listen(method, name, ".news")
+    await echo.do("signin")
+    await echo.hears("signed in")
+
+
+async def is_back_everywhere(echo: Echo, server: TestServer) -> None:
+    """See that it has connected anew, and hears on every channel and what is for its user."""
+    [socket_id] = await echo.hears("status", "connected")
+    assert socket_id != echo.socket_id
+    missing = {"signed in", *[name for _, name, _ in EVERY_KIND]}
+    while missing:
+        line = await echo.hears()
+        if line[0] in ("subscribed", "signed in"):
+            missing.remove(line[-1])
+    for _, name, channel in EVERY_KIND:
+        await calling(backend_of(server).trigger, channel, "news", 7)
+        assert await echo.hears("event", name) == [".news", 7]
+    await calling(backend_of(server).send_to_user, "ada", "notice", 7)
+    assert await echo.hears("user") == ["notice", 7]
+
+
 async def test_after_a_restart_it_is_back_in_every_channel_and_signed_in() -> None:
-    channels = (
-        ("channel", "orders", "orders"),
-        ("private", "bills", "private-bills"),
-        ("encryptedPrivate", "letters", "private-encrypted-letters"),
-        ("join", "room", "presence-room"),
-        ("channel", "cache-orders", "cache-orders"),
-        ("private", "cache-bills", "private-cache-bills"),
-        ("encryptedPrivate", "cache-letters", "private-encrypted-cache-letters"),
-        ("join", "cache-room", "presence-cache-room"),
-    )
     async with AsyncExitStack() as stack:
         restarted = await stack.enter_async_context(serving())
         async with serving() as server:
             endpoint = await stack.enter_async_context(auth_endpoint(backend_of(server)))
             proxy = await stack.enter_async_context(proxying(server.port))
             echo = await stack.enter_async_context(echo_of("ada", server, endpoint, proxy.port))
-            for method, name, _ in channels:
-                await echo.subscribe(method, name)
-                await echo.listen(method, name, ".news")
-            await echo.do("signin")
-            await echo.hears("signed in")
+            await listen_everywhere(echo)
             proxy.target_port = restarted.port
-        [socket_id] = await echo.hears("status", "connected")
-        assert socket_id != echo.socket_id
-        missing = {"signed in", *[name for _, name, _ in channels]}
-        while missing:
-            line = await echo.hears()
-            if line[0] in ("subscribed", "signed in"):
-                missing.remove(line[-1])
-        for _, name, channel in channels:
-            await calling(backend_of(restarted).trigger, channel, "news", 7)
-            assert await echo.hears("event", name) == [".news", 7]
-        await calling(backend_of(restarted).send_to_user, "ada", "notice", 7)
-        assert await echo.hears("user") == ["notice", 7]
+        await is_back_everywhere(echo, restarted)
+
+
+async def test_cut_off_it_is_back_in_every_channel_and_signed_in(
+    server: TestServer, endpoint: AuthEndpoint
+) -> None:
+    async with (
+        proxying(server.port) as proxy,
+        echo_of("ada", server, endpoint, proxy.port) as echo,
+    ):
+        await listen_everywhere(echo)
+
+        await proxy.cut()
+
+        await is_back_everywhere(echo, server)

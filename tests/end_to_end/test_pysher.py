@@ -8,6 +8,7 @@ import pytest
 
 from reverb_py.testing import TestServer, serving
 from tests.support.programs import Program, python_program
+from tests.support.proxy import proxying
 
 ESTABLISHED = ("connection", "pusher:connection_established")
 SUBSCRIBED = "pusher_internal:subscription_succeeded"
@@ -25,16 +26,17 @@ async def pysher_client(
     *,
     key: str | None = None,
     secret: str | None = None,
+    port: int | None = None,
 ) -> AsyncIterator[Program]:
     """
     Run a client that subscribes to these channels, for these events, whenever it has connected.
 
-    `key` and `secret` are others than the app's.
+    `key` and `secret` are others than the app's, and `port` that of a proxy.
     """
     configuration = {
         "key": key or server.app.key,
         "secret": secret or server.app.secret,
-        "port": server.port,
+        "port": port or server.port,
         "user_data": {"user_id": "ada", "user_info": {"from": "Ürümqi"}},
         "channels": dict(channels),
     }
@@ -107,7 +109,10 @@ async def test_presence_takes_channel_data_with_spaces_and_escapes(server: TestS
             ]
 
 
-@pytest.mark.parametrize("channel", ["private-orders", "presence-room", "presence-cache-room"])
+@pytest.mark.parametrize(
+    "channel",
+    ["private-orders", "presence-room", "private-cache-orders", "presence-cache-room"],
+)
 async def test_whispers_go_both_ways(channel: str, server: TestServer) -> None:
     is_room = channel.startswith("presence-")
     async with (
@@ -129,7 +134,10 @@ async def test_whispers_go_both_ways(channel: str, server: TestServer) -> None:
         )
 
 
-@pytest.mark.parametrize("refused", ["private-orders", "presence-room", "private-cache-orders"])
+@pytest.mark.parametrize(
+    "refused",
+    ["private-orders", "presence-room", "private-cache-orders", "presence-cache-room"],
+)
 async def test_a_refused_subscription_does_not_cost_it_its_connection(
     refused: str, server: TestServer
 ) -> None:
@@ -137,7 +145,7 @@ async def test_a_refused_subscription_does_not_cost_it_its_connection(
     async with pysher_client(server, channels, secret="not the secret") as client:
         [hello] = await client.hears(*ESTABLISHED)
         socket_id = json.loads(hello)["socket_id"]
-        data = ":CHANNEL_DATA" if refused == "presence-room" else ""
+        data = ":CHANNEL_DATA" if refused.startswith("presence-") else ""
         assert await client.hears("connection", "pusher:error") == [
             {
                 "code": 4300,
@@ -160,6 +168,27 @@ async def test_an_unknown_key_makes_it_stop(server: TestServer) -> None:
             {"code": 4001, "message": "Application does not exist: check the app key"}
         ]
         await client.hears("stopped")
+
+
+async def test_cut_off_it_comes_back_to_every_kind_of_channel(server: TestServer) -> None:
+    channels = dict.fromkeys(EVERY_KIND, ("shipped",))
+    async with (
+        proxying(server.port) as proxy,
+        pysher_client(server, channels, port=proxy.port) as client,
+    ):
+        [first_hello] = await client.hears(*ESTABLISHED)
+        for channel in EVERY_KIND:
+            await client.hears("channel", channel, SUBSCRIBED)
+
+        await proxy.cut()
+
+        [hello] = await client.hears(*ESTABLISHED)
+        assert json.loads(hello)["socket_id"] != json.loads(first_hello)["socket_id"]
+        for channel in EVERY_KIND:
+            await client.hears("channel", channel, SUBSCRIBED)
+        for channel in EVERY_KIND:
+            await server.publish("shipped", channel, "7")
+            assert await client.hears("channel", channel) == ["shipped", "7"]
 
 
 async def test_it_comes_back_to_every_kind_of_channel_when_the_server_restarts() -> None:
