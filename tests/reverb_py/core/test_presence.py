@@ -379,23 +379,24 @@ def test_notices_are_told_in_order() -> None:
     ]
 
 
-def test_a_client_event_says_which_member_sent_it() -> None:
+@pytest.mark.parametrize("room", [ROOM, "presence-cache-room"])
+def test_a_client_event_says_which_member_sent_it(room: str) -> None:
     house = House()
-    sender, other = house.member('{"user_id":7}'), house.member('{"user_id":"9"}')
+    sender, other = house.member('{"user_id":7}', room), house.member('{"user_id":"9"}', room)
     sender.writes.clear()
     house.notices.take()
 
     sender.receive(
-        '{"event":"client-typing","channel":"presence-room","data":{"on":true},"user_id":"9"}'
+        f'{{"event":"client-typing","channel":"{room}","data":{{"on":true}},"user_id":"9"}}'
     )
     house.turns.end()
 
     assert other.texts() == [
-        '{"event":"client-typing","channel":"presence-room","data":{"on":true},"user_id":"7"}'
+        f'{{"event":"client-typing","channel":"{room}","data":{{"on":true}},"user_id":"7"}}'
     ]
     assert sender.texts() == []
     assert house.notices.take() == [
-        f'1001 client_event presence-room client-typing {{"on":true}} {sender.socket_id} 7'
+        f'1001 client_event {room} client-typing {{"on":true}} {sender.socket_id} 7'
     ]
 
 

@@ -259,6 +259,7 @@ def test_a_watcher_is_first_told_who_is_on_and_who_is_off(desk: Desk) -> None:
     [
         ('["9"]', {"online": ["9"]}),
         ('["12"]', {"offline": ["12"]}),
+        ("[9,12]", {"online": ["9"], "offline": ["12"]}),
         ('["12",9,"9",12]', {"online": ["9"], "offline": ["12"]}),
         ('["7"]', {"online": ["7"]}),
     ],
@@ -460,6 +461,19 @@ def test_who_is_signed_in_joins_presence_channels_as_that_user(desk: Desk) -> No
 
     assert desk.say(client, subscription(client, "presence-room", auth=auth)) == [
         presence_success(("7", '{\\"x\\":1}'))
+    ]
+
+
+def test_client_events_of_who_has_joined_by_a_signin_say_so(desk: Desk) -> None:
+    client, other = desk.signed_in('{"id":"7"}'), desk.signed_in('{"id":"9"}')
+    for session in (client, other):
+        auth = session.auth_for("presence-room")
+        desk.say(session, subscription(session, "presence-room", auth=auth))
+
+    desk.say(client, '{"event":"client-x","channel":"presence-room","data":1}')
+
+    assert other.texts() == [
+        '{"event":"client-x","channel":"presence-room","data":1,"user_id":"7"}'
     ]
 
 
