@@ -193,7 +193,7 @@ async def told_in_order(client: RawClient) -> int:
 async def test_a_clientwhose_network_vanished_leaves_once(deployment: Deployment) -> None:
     here = await deployment.node()
     there = await deployment.node(
-        replace(APP, ping_interval=0.3, pong_timeout=0.5),
+        replace(APP, ping_interval=1.0, pong_timeout=0.5),
         timer_resolution=0.02,
         deadlines=Deadlines(linger=0.1),
     )
