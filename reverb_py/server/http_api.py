@@ -31,10 +31,24 @@ from reverb_py.protocol.requests import (
 )
 from reverb_py.protocol.signing import is_signature_valid, parse_query, request_strings_to_sign
 
-__all__ = ["EMPTY", "TIMESTAMP_TOLERANCE", "HttpApi", "Request", "Response"]
+__all__ = [
+    "EMPTY",
+    "MAX_PARAMETERS",
+    "MAX_TARGET_LENGTH",
+    "TIMESTAMP_TOLERANCE",
+    "HttpApi",
+    "Request",
+    "Response",
+]
 
 TIMESTAMP_TOLERANCE = 600
 """Seconds by which a signed request's timestamp may differ from the server's clock."""
+
+MAX_PARAMETERS = 32
+"""Parameters of a signed request. All that the protocol knows together are eight."""
+
+MAX_TARGET_LENGTH = 4_096
+"""Characters of a signed request's path and query: the longest name, percent-encoded, has 1,536."""
 
 _EMPTY_DIGEST = hashlib.md5(b"", usedforsecurity=False).hexdigest()
 _ROOTS = ("/app/", "/apps/", "/users/", "/up", "/ready")
@@ -147,14 +161,11 @@ class HttpApi:
         What it says of its body is believed so far; one that says nothing is not signed.
         """
         path = self.without_prefix(head.path)
-        digest = parse_query(head.query).get("body_md5")
-        if digest is None:
-            return False
         for route in _ROUTES:
             match = route.path.fullmatch(path)
             if match is not None and route.method == head.method:
                 try:
-                    self._authenticate(head, match[1], path, digest)
+                    self._authenticate(head, match[1], path, None)
                 except InvalidRequest:
                     return False
                 return True
@@ -207,18 +218,26 @@ class HttpApi:
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
 
     def _authenticate(
-        self, request: Request, app_id: str, path: str, digest: str
+        self, request: Request, app_id: str, path: str, digest: str | None
     ) -> tuple[Hub, Mapping[str, str]]:
         """
         Return the app's hub and the query parameters of a request that is signed and fresh.
 
         An empty `app_id` means the app that the key belongs to; `digest` is the hex MD5 of the
-        body.
+        body, or None to believe what the request says of it.
 
         Raises:
-            InvalidRequest: The app is unknown (404) or disabled (403), or the request is not signed
-                by it (401).
+            InvalidRequest: The request is longer (414) or has more parameters (400) than any that
+                an app has to make, the app is unknown (404) or disabled (403), or the request is
+                not signed by it (401).
         """
+        # Whoever knows the key, which is public, has each way to sign a request tried.
+        if len(request.path) + len(request.query) > MAX_TARGET_LENGTH:
+            raise InvalidRequest(
+                414, f"Path and query are longer than {MAX_TARGET_LENGTH} characters together"
+            )
+        if request.query.count("&") >= MAX_PARAMETERS:
+            raise InvalidRequest(400, f"The query has more than {MAX_PARAMETERS} parameters")
         parameters = parse_query(request.query)
         if app_id:
             hub = self._hubs.with_id(unquote(app_id) if "%" in app_id else app_id)
@@ -241,7 +260,9 @@ class HttpApi:
                 f"auth_timestamp is {abs(difference)} s {'ahead' if difference > 0 else 'old'}; "
                 f"{TIMESTAMP_TOLERANCE} s are tolerated: check both clocks",
             )
-        if parameters.get("body_md5", digest) != digest:
+        if digest is None:
+            digest = parameters.get("body_md5")
+        if digest is None or parameters.get("body_md5", digest) != digest:
             raise InvalidRequest(401, "body_md5 is not the MD5 of the body")
         paths = [path]
         if "%" in path:

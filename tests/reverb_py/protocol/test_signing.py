@@ -2,12 +2,14 @@
 
 import hashlib
 import string
+from collections.abc import Iterable, Iterator
 from urllib.parse import quote, urlencode
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from reverb_py.protocol import signing
 from reverb_py.protocol.signing import (
     channel_auth,
     is_channel_auth_valid,
@@ -251,6 +253,32 @@ def test_the_usual_string_comes_first() -> None:
         "GET\n/x/apps/3/channels\na=A&b=1+2&body_md5=d4",
         "GET\n/x/apps/3/channels\na=A&b=1+2",
     ]
+
+
+@pytest.mark.parametrize("signature", ["", "x", "0" * 63, "0" * 65])
+def test_what_is_too_short_or_too_long_for_a_signature_costs_none(signature: str) -> None:
+    asked: list[str] = []
+
+    def strings() -> Iterator[str]:
+        asked.append("")
+        yield "text"
+
+    assert not is_signature_valid(signature, (SECRET,), strings())
+    assert asked == []
+
+
+def test_the_parameters_are_sorted_once_for_all_paths(monkeypatch: pytest.MonkeyPatch) -> None:
+    sorts: list[int] = []
+
+    def count_and_sort(items: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        sorts.append(1)
+        return sorted(items)
+
+    monkeypatch.setattr(signing, "sorted", count_and_sort, raising=False)
+    paths = [f"/{number}" for number in range(10)]
+
+    assert len(list(request_strings_to_sign("GET", paths, {"a": "1", "body_md5": ""}, None))) == 20
+    assert len(sorts) == 2
 
 
 @pytest.mark.parametrize(

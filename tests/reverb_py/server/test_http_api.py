@@ -14,8 +14,16 @@ from reverb_py.core.delivery import Delivery
 from reverb_py.core.hub import Hub
 from reverb_py.core.hubs import Hubs
 from reverb_py.core.timer_wheel import TimerWheel
+from reverb_py.protocol import signing
 from reverb_py.protocol.signing import sign
-from reverb_py.server.http_api import HttpApi, Request, Response
+from reverb_py.server import http_api as http_api_module
+from reverb_py.server.http_api import (
+    MAX_PARAMETERS,
+    MAX_TARGET_LENGTH,
+    HttpApi,
+    Request,
+    Response,
+)
 from reverb_py.testing import TestServer, serving
 from tests.reverb_py.server.raw_client import connected_socket, request
 
@@ -333,6 +341,56 @@ def test_values_are_signed_in_their_decoded_form(sent: str, signed_value: str) -
     query = f"filter_by_prefix={sent}&{query_of()}&auth_signature={signature}"
     answer = http_api().respond(Request("GET", "/apps/3/channels", query, b""))
     assert answer == Response(200, b'{"channels":{}}')
+
+
+def test_more_parameters_than_anybody_needs_are_refused_unread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parameters = [f"a{number}=+" for number in range(MAX_PARAMETERS - 4)]
+    query = "&".join([*parameters, query_of(), "auth_signature=" + "0" * 64])
+    asked = Request("GET", "/apps/3/channels", query, b"")
+    assert http_api().respond(asked).status == 401
+
+    monkeypatch.setattr(http_api_module, "parse_query", None)
+    asked = asked._replace(query=f"a=+&{query}")
+    assert http_api().respond(asked) == refusal(400, "The query has more than 32 parameters")
+    assert not http_api().is_signed(asked)
+
+
+@pytest.mark.parametrize("place", ["path", "query"])
+def test_a_signed_request_may_be_so_long_and_no_longer(place: str) -> None:
+    path, query = "/apps/3/channels", query_of()
+    size = MAX_TARGET_LENGTH - len(path) - len(query) - len("&auth_signature=") - 64
+    if place == "path":
+        path += "/" + "x" * (size - 1)
+    else:
+        query += "&a=" + "x" * (size - 3)
+    asked = signed("GET", path, b"", query)
+    # The name is too long for a channel, which is found out behind the signature.
+    assert http_api().respond(asked).status == (400 if place == "path" else 200)
+    assert http_api().respond(asked._replace(query=f"{asked.query}&")) == refusal(
+        414, "Path and query are longer than 4096 characters together"
+    )
+
+
+def test_a_wrong_request_has_at_most_so_many_strings_signed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A path as it is and decoded, with the prefix and without, a digest and a plus both ways."""
+    signed_strings: list[str] = []
+
+    def count_and_sign(secret: str, text: str | bytes) -> str:
+        signed_strings.append(secret)
+        return sign(secret, text)
+
+    monkeypatch.setattr(signing, "sign", count_and_sign)
+    query = f"{query_of(body_md5=EMPTY_MD5, filter_by_prefix='+')}&auth_signature={'0' * 64}"
+    api = http_api(path_prefix="/realtime")
+
+    assert api.respond(Request("GET", "/apps/%33/channels", query, b"")).status == 401
+    assert len(signed_strings) == 16
+    assert api.respond(Request("GET", "/apps/%33/channels", query[:-1], b"")).status == 401
+    assert len(signed_strings) == 16
 
 
 def test_an_unknown_app_is_not_found() -> None:
