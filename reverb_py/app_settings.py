@@ -59,6 +59,7 @@ class _AppEntry(msgspec.Struct, forbid_unknown_fields=True):
     messages_per_second: int = 2_000
     malformed_messages_per_minute: int = 60
     subscriptions_per_second: int = 20
+    subscriptions_per_second_per_address: int = 0
     max_channels_per_connection: int = 1_000
     accept_client_events_from: str = "members"
     client_events_per_second: int = 10
@@ -126,6 +127,7 @@ _ROWS = (
     _limit("messages_per_second"),
     _limit("malformed_messages_per_minute"),
     _limit("subscriptions_per_second"),
+    _limit("subscriptions_per_second_per_address"),
     _limit("max_channels_per_connection"),
     _row("accept_client_events_from", Reader.text),
     _limit("client_events_per_second"),
@@ -266,6 +268,7 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
         messages_per_second=entry.messages_per_second,
         malformed_messages_per_minute=entry.malformed_messages_per_minute,
         subscriptions_per_second=entry.subscriptions_per_second,
+        subscriptions_per_second_per_address=entry.subscriptions_per_second_per_address,
         max_channels_per_connection=entry.max_channels_per_connection,
         client_events_from=choices[entry.accept_client_events_from],
         client_events_per_second=entry.client_events_per_second,

@@ -252,7 +252,10 @@ def _of_server(hubs: Hubs, delivery: Delivery, listener: Listener) -> Iterator[M
         lambda: [
             Sample(
                 (),
-                listener.addresses.count + sum(hub.client_event_limits.addresses for hub in hubs),
+                listener.addresses.count
+                + sum(
+                    hub.client_event_limits.addresses + len(hub.subscription_rates) for hub in hubs
+                ),
             )
         ],
     )

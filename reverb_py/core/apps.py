@@ -93,6 +93,7 @@ class App:
     max_channels_per_connection: int = 1_000
     subscriptions_per_second: int = 20
     """Of one connection, and as many at once as it may have channels."""
+    subscriptions_per_second_per_address: int = 0
     max_presence_members: int = 100
     max_presence_member_bytes: int = 2_048
     max_watchlist: int = 100

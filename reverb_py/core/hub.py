@@ -9,7 +9,7 @@ from reverb_py.core.bus import Alone, Census, MakeBus
 from reverb_py.core.channel import Channel
 from reverb_py.core.figures import AppFigures
 from reverb_py.core.last_events import LastEvents
-from reverb_py.core.limits import ClientEventLimits
+from reverb_py.core.limits import AddressRates, ClientEventLimits
 from reverb_py.core.recent_keys import RecentKeys
 from reverb_py.core.subscription_counts import SubscriptionCounts
 from reverb_py.core.users import SignedInUser, Users
@@ -72,6 +72,7 @@ class Hub:
         "recent_batches",
         "recent_keys",
         "sessions",
+        "subscription_rates",
         "trace",
         "users",
         "wheel",
@@ -103,6 +104,7 @@ class Hub:
         self.last_events = LastEvents()
         self.users = Users()
         self.client_event_limits = ClientEventLimits()
+        self.subscription_rates = AddressRates()
         self.recent_keys = RecentKeys()
         self.recent_batches = RecentKeys()
         self._notices = notices

@@ -8,6 +8,7 @@ from typing import NamedTuple
 __all__ = [
     "MAX_ADDRESSES",
     "AddressLimits",
+    "AddressRates",
     "ClientEventLimits",
     "Objection",
     "TokenBucket",
@@ -163,13 +164,40 @@ class AddressLimits:
         return sum(len(table) for table in tables)
 
 
+class AddressRates:
+    """How often a second an app lets each address do one thing."""
+
+    __slots__ = ("_buckets",)
+
+    def __init__(self) -> None:
+        self._buckets: TokenBuckets | None = None
+
+    def take(self, rate: int, address: str, now: float) -> bool:
+        """
+        Count that it was done from an address, or return False: it is more than `rate` a second.
+
+        The rate may change from one call to the next; 0 means any number. A client without an
+        address is not counted.
+        """
+        if not rate or not address:
+            return True
+        buckets = self._buckets
+        if buckets is None or buckets.rate != rate:
+            buckets = self._buckets = TokenBuckets(rate, rate, now)
+        return buckets.of(address, now).take(now)
+
+    def __len__(self) -> int:
+        """Return how many addresses its table has."""
+        return 0 if self._buckets is None else len(self._buckets)
+
+
 class ClientEventLimits:
     """How many client events an app takes a second: from one address, and from everybody."""
 
     __slots__ = ("_of_addresses", "_of_app")
 
     def __init__(self) -> None:
-        self._of_addresses: TokenBuckets | None = None
+        self._of_addresses = AddressRates()
         self._of_app: TokenBucket | None = None
 
     def objection(
@@ -181,16 +209,12 @@ class ClientEventLimits:
         What one address sends beyond its share is not counted for the app. A client without an
         address has no share. The limits may change from one call to the next; 0 means any number.
         """
-        if per_address and address:
-            buckets = self._of_addresses
-            if buckets is None or buckets.rate != per_address:
-                buckets = self._of_addresses = TokenBuckets(per_address, per_address, now)
-            if not buckets.of(address, now).take(now):
-                return Objection(
-                    f"more than {per_address} in a second from one address",
-                    1,
-                    "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_ADDRESS",
-                )
+        if not self._of_addresses.take(per_address, address, now):
+            return Objection(
+                f"more than {per_address} in a second from one address",
+                1,
+                "REVERB_APP_CLIENT_EVENTS_PER_SECOND_PER_ADDRESS",
+            )
         if per_app:
             bucket = self._of_app
             if bucket is None or bucket.rate != per_app:
@@ -206,7 +230,7 @@ class ClientEventLimits:
     @property
     def addresses(self) -> int:
         """How many addresses its table has."""
-        return 0 if self._of_addresses is None else len(self._of_addresses)
+        return len(self._of_addresses)
 
 
 def _objection(

@@ -224,6 +224,17 @@ class Session:
                     "LimitReached", 429, f"More than {rate} subscriptions in a second"
                 )
 
+    def _require_few_subscriptions_of_address(self) -> None:
+        hub = self.hub
+        rate = hub.app.subscriptions_per_second_per_address
+        if not hub.subscription_rates.take(rate, self.client.address, hub.clock()):
+            self._hit("REVERB_APP_SUBSCRIPTIONS_PER_SECOND_PER_ADDRESS")
+            raise _SubscriptionRefused(
+                "LimitReached",
+                429,
+                f"More than {rate} subscriptions in a second from one address",
+            )
+
     # Subscriptions.
 
     def _subscribe(self, request: SubscribeData) -> None:
@@ -267,6 +278,8 @@ class Session:
             raise _SubscriptionRefused(
                 "LimitReached", 403, f"A connection may subscribe to {most} channels at most"
             )
+        if app.subscriptions_per_second_per_address:
+            self._require_few_subscriptions_of_address()
         access = kind_of(channel).access
         if access is Access.PUBLIC:
             return None, b"null"

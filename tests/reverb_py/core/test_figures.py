@@ -73,6 +73,10 @@ LIMITS: dict[str, tuple[dict[str, Any], Act]] = {
         {"subscriptions_per_second": 1, "max_channels_per_connection": 1},
         lambda s: subscribe_each(s, "aaa"),
     ),
+    "SUBSCRIPTIONS_PER_SECOND_PER_ADDRESS": (
+        {"subscriptions_per_second_per_address": 1},
+        lambda s: subscribe_each(s, "ab"),
+    ),
     "MAX_CHANNELS_PER_CONNECTION": (
         {"max_channels_per_connection": 1},
         lambda s: subscribe_each(s, "ab"),

@@ -742,6 +742,26 @@ def test_as_many_channels_as_are_allowed_may_be_joined_at_once() -> None:
             room.say(f'{{"event":"pusher:unsubscribe","data":{{"channel":"c{number}"}}}}')
 
 
+def test_subscriptions_of_one_address_are_limited_by_the_second_across_its_connections() -> None:
+    room = Room(replace(APP, subscriptions_per_second_per_address=2))
+    neighbour, stranger = room.other(), room.other()
+    stranger.address = "198.51.100.1"
+    subscribe = '{"event":"pusher:subscribe","data":{"channel":"orders"}}'
+    refusal = refused_subscription(
+        "orders", "LimitReached", 429, "More than 2 subscriptions in a second from one address"
+    )
+
+    assert room.say(subscribe) == [succeeded("orders")]
+    assert room.say(subscribe, neighbour) == [succeeded("orders")]
+    assert room.say(subscribe, neighbour) == refusal
+    assert room.say(subscribe) == refusal
+    assert room.say(subscribe, stranger) == [succeeded("orders")]
+    room.clock.advance(0.5)
+    assert room.say(subscribe) == [succeeded("orders")]
+    assert room.say(subscribe, neighbour) == refusal
+    assert len(room.hub.subscription_rates) == 2
+
+
 def test_subscriptions_and_channels_may_have_no_limit() -> None:
     room = Room(replace(APP, subscriptions_per_second=0, max_channels_per_connection=0))
     for number in range(1_500):
