@@ -33,6 +33,7 @@ __all__ = [
     "MAX_BATCH",
     "MAX_BATCH_BYTES",
     "MAX_OUT",
+    "MAX_WAITING_SINGLY",
     "Endpoint",
     "EndpointFigures",
     "Limits",
@@ -44,6 +45,9 @@ MAX_BATCH = 100
 
 MAX_BATCH_BYTES = 262_144
 """Bytes of events in one request of several: web servers commonly take bodies of up to 1 MB."""
+
+MAX_WAITING_SINGLY = 10
+"""Events that wait while each is a request of its own, without a batch window; more go together."""
 
 MAX_OUT = 16
 """Requests of one webhook at a time: the one for new events, and those that are repeated."""
@@ -119,11 +123,12 @@ class Endpoint:
     """
     The queue of one webhook of one app, and the task that empties it while there is something.
 
-    One request at a time tells what is new, in the order in which it was put. A request that fails
-    is repeated aside, in ever smaller parts: events of its channels wait for it, others go on.
-    `app` and `webhook` may be replaced at any time by a newer configuration, which counts from the
-    next attempt on. `session` is used, not closed; `clock` returns seconds since 1970, `jitter`
-    values from 0 to 1. Everything runs on the event loop it was made on.
+    One request at a time tells what is new, in the order in which it was put: of one event, or of
+    many when there is a batch window or much waits. A request that fails is repeated aside, in ever
+    smaller parts: events of its channels wait for it, others go on. `app` and `webhook` may be
+    replaced at any time by a newer configuration, which counts from the next attempt on. `session`
+    is used, not closed; `clock` returns seconds since 1970, `jitter` values from 0 to 1. Everything
+    runs on the event loop it was made on.
     """
 
     def __init__(
@@ -246,7 +251,9 @@ class Endpoint:
         window = self.app.webhook_batch_seconds
         if window > 0 and 0 < backlog.waiting < MAX_BATCH and not self._is_hurried:
             await self._hurry.wait(window)
-        return backlog.take(MAX_BATCH if window > 0 else 1, MAX_BATCH_BYTES)
+        # Strangers can make more events than an endpoint takes one by one.
+        goes_together = window > 0 or backlog.waiting > MAX_WAITING_SINGLY
+        return backlog.take(MAX_BATCH if goes_together else 1, MAX_BATCH_BYTES)
 
     async def _repeat(self, batch: Batch, failure: _Failure | None, begun: float) -> None:
         """Make a request that failed again until it is taken or given up."""

@@ -20,7 +20,7 @@ from aiohttp import web
 from reverb_py.core.apps import Webhook
 from reverb_py.testing import PATIENCE
 from reverb_py.webhooks.dispatch import Webhooks
-from reverb_py.webhooks.endpoint import Limits
+from reverb_py.webhooks.endpoint import MAX_BATCH, MAX_WAITING_SINGLY, Limits
 from tests.reverb_py.webhooks.receiver import APP, Receiver, Request, receiving
 from tests.reverb_py.webhooks.sending import (
     LONG_HOLD,
@@ -103,12 +103,12 @@ async def test_the_official_library_takes_a_request_and_its_repetition(receiver:
 async def test_events_keep_their_order(receiver: Receiver) -> None:
     app = app_with(receiver.webhook())
     async with running() as webhooks:
-        for count in range(50):
+        for count in range(10):
             webhooks.subscription_count(app, "orders", count)
-        events = await receiver.hears(50)
+        events = await receiver.hears(10)
 
-    assert [event["subscription_count"] for event in events] == list(range(50))
-    assert [len(request.events) for request in receiver.requests] == [1] * 50
+    assert [event["subscription_count"] for event in events] == list(range(10))
+    assert [len(request.events) for request in receiver.requests] == [1] * 10
 
 
 async def test_a_webhook_gets_only_what_it_asked_for(receiver: Receiver) -> None:
@@ -307,6 +307,34 @@ async def test_a_batch_has_a_hundred_events_at_most(receiver: Receiver) -> None:
 
     assert events == [occupied(f"room-{number}") for number in range(250)]
     assert [len(request.events) for request in receiver.requests] == [100, 100, 50]
+
+
+async def test_what_waits_goes_together_as_long_as_it_is_much(receiver: Receiver) -> None:
+    app = app_with(receiver.webhook())
+    receiver.gate.clear()
+    async with running() as webhooks:
+        webhooks.channel_occupied(app, "room")
+        await receiver.gets(1)
+        for number in range(MAX_BATCH + MAX_WAITING_SINGLY):
+            webhooks.subscription_count(app, "orders", number)
+        receiver.gate.set()
+        events = await receiver.hears(1 + MAX_BATCH + MAX_WAITING_SINGLY)
+
+    assert [event["subscription_count"] for event in events[1:]] == list(range(110))
+    assert [len(request.events) for request in receiver.requests] == [1, 100, *[1] * 10]
+    assert receiver.most_at_once == 1
+
+
+async def test_channels_of_strangers_delay_nobody_by_a_request_each(receiver: Receiver) -> None:
+    app = app_with(receiver.webhook())
+    async with running() as webhooks:
+        for number in range(5_000):
+            webhooks.channel_occupied(app, f"made-up-{number}")
+        webhooks.member_added(app, "presence-room", "7")
+        events = await receiver.hears(5_001)
+
+    assert events[-1] == {"name": "member_added", "channel": "presence-room", "user_id": "7"}
+    assert len(receiver.requests) == 51
 
 
 async def test_a_batch_of_big_events_stays_below_what_web_servers_take(receiver: Receiver) -> None:

@@ -26,7 +26,7 @@ from yarl import URL
 
 from reverb_py.core.apps import Webhook
 from reverb_py.testing import PATIENCE
-from reverb_py.webhooks.endpoint import MAX_OUT, Limits
+from reverb_py.webhooks.endpoint import MAX_OUT, MAX_WAITING_SINGLY, Limits
 from tests.reverb_py.webhooks.receiver import Receiver, Request, receiving
 from tests.reverb_py.webhooks.sending import (
     LONG_HOLD,
@@ -114,12 +114,12 @@ async def test_an_event_that_is_never_taken_delays_no_other_channel(receiver: Re
     app = app_with(receiver.webhook())
     async with running(PATIENT, drain_seconds=0.0) as webhooks:
         webhooks.channel_occupied(app, "poisoned")
-        for number in range(20):
+        for number in range(9):
             webhooks.channel_occupied(app, f"room-{number}")
-        events = await receiver.hears(20)
+        events = await receiver.hears(9)
 
-    assert events == [occupied(f"room-{number}") for number in range(20)]
-    assert len(receiver.requests) == 21
+    assert events == [occupied(f"room-{number}") for number in range(9)]
+    assert len(receiver.requests) == 10
 
 
 async def test_the_events_of_a_channel_wait_for_the_one_that_is_refused(
@@ -159,12 +159,13 @@ async def test_what_waits_behind_an_event_that_was_given_up_is_told(receiver: Re
     assert sum(line.get("lost_after_retries", 0) for line in log.lines) == 1
 
 
+@pytest.mark.parametrize("window", [0.01, 0.0])
 @pytest.mark.parametrize("place", [0, 37, 99, 100, 149])
 async def test_one_event_that_is_never_taken_costs_its_batch_nothing(
-    receiver: Receiver, place: int
+    receiver: Receiver, place: int, window: float
 ) -> None:
     receiver.answer = refuse(f"room-{place}")
-    app = app_with(receiver.webhook(), webhook_batch_seconds=0.01)
+    app = app_with(receiver.webhook(), webhook_batch_seconds=window)
     with logged() as log:
         async with running(drain_seconds=0.0) as webhooks:
             for number in range(150):
@@ -194,7 +195,7 @@ async def test_an_event_that_makes_the_endpoint_hang_delays_the_others_once(
             else:
                 told.extend(events)
                 writer.write(OK)
-                if len(told) == 20:
+                if len(told) == 9:
                     done.set()
 
     told: list[dict[str, str]] = []
@@ -203,12 +204,12 @@ async def test_an_event_that_makes_the_endpoint_hang_delays_the_others_once(
     async with talking(talk) as webhook, running(limits, drain_seconds=0.0) as webhooks:
         app = app_with(webhook)
         webhooks.channel_occupied(app, "poisoned")
-        for number in range(20):
+        for number in range(9):
             webhooks.channel_occupied(app, f"room-{number}")
         async with asyncio.timeout(PATIENCE):
             await done.wait()
 
-    assert told == [occupied(f"room-{number}") for number in range(20)]
+    assert told == [occupied(f"room-{number}") for number in range(9)]
     assert hanging
 
 
@@ -238,10 +239,10 @@ async def test_an_endpoint_that_takes_nothing_is_not_asked_about_everything(
         dead.answer = lambda request: web.Response(status=502)
         app = app_with(dead.webhook(), receiver.webhook())
         async with running(PATIENT, drain_seconds=0.0) as webhooks:
-            for number in range(50):
+            for number in range(MAX_WAITING_SINGLY):
                 webhooks.channel_occupied(app, f"room-{number}")
             await dead.gets(2)
-            await receiver.hears(50)
+            await receiver.hears(MAX_WAITING_SINGLY)
 
             assert [request.events for request in dead.requests] == [
                 [occupied("room-0")],
@@ -277,10 +278,10 @@ async def test_an_endpoint_that_asks_for_a_pause_is_left_alone(receiver: Receive
         resting.answer = lambda request: web.Response(status=503, headers={"Retry-After": "3600"})
         app = app_with(resting.webhook(), receiver.webhook())
         async with running(drain_seconds=0.0) as webhooks:
-            for number in range(50):
+            for number in range(MAX_WAITING_SINGLY):
                 webhooks.channel_occupied(app, f"room-{number}")
             await resting.gets(1)
-            await receiver.hears(50)
+            await receiver.hears(MAX_WAITING_SINGLY)
 
             assert [request.events for request in resting.requests] == [[occupied("room-0")]]
 
