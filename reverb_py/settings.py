@@ -60,7 +60,7 @@ class Settings:
     trusted_proxies: TrustedProxies = TrustedProxies()  # noqa: RUF009 - immutable
     proxy_protocol: bool = False
     """Whether the trusted proxies, and nobody else, connect, each time with a PROXY head."""
-    max_request_bytes: int = 262_144
+    max_request_bytes: int = 1_048_576
     max_buffered_bytes: int = 1_048_576
     max_buffered_bytes_total: int = 268_435_456
     """That may wait for all slow clients together."""

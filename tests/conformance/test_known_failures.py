@@ -486,11 +486,17 @@ async def test_the_python_library_can_send_a_user_away(app: PusherApp) -> None:
         await client.receive_fatal_error(4009)
 
 
-async def test_a_full_batch_of_full_events_fits(app: PusherApp) -> None:
-    """Reverb's default takes 10,000 bytes a request, too few for one such event."""
+@pytest.mark.parametrize(
+    "data",
+    ["x" * 10_240, "ж" * 5_120, "€" * 3_413, "\x01" * 10_240],
+    ids=lambda data: repr(data[:1]),
+)
+async def test_a_full_batch_of_full_events_fits(app: PusherApp, data: str) -> None:
+    """Reverb's default takes 10,000 bytes a request; escaped, one byte may be six."""
     channel = fresh("orders-")
-    batch = [{"channel": channel, "name": "x", "data": "x" * 10_240}] * 10
-    assert await app.post("/batch_events", {"batch": batch}) == Answer(200, "{}")
+    batch = [{"channel": channel, "name": "x", "data": data}] * 10
+    body = json.dumps({"batch": batch}).encode("ascii")
+    assert await app.post("/batch_events", body) == Answer(200, "{}")
 
 
 async def test_an_event_that_is_too_big_is_refused_with_the_numbers(app: PusherApp) -> None:

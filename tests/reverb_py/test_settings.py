@@ -88,7 +88,7 @@ def test_three_names_are_enough_and_the_rest_has_reverbs_defaults() -> None:
         "tls": None,
         "trusted_proxies": TrustedProxies(),
         "proxy_protocol": False,
-        "max_request_bytes": 262_144,
+        "max_request_bytes": 1_048_576,
         "max_buffered_bytes": 1_048_576,
         "max_buffered_bytes_total": 268_435_456,
         "max_waiting_bytes": 67_108_864,

@@ -314,10 +314,10 @@ async def test_a_client_that_waits_to_be_asked_is_told_at_once_when_its_body_is_
 ) -> None:
     async with connected_socket(server) as client:
         await client.send(
-            request("POST /apps/1001/events", "Expect: 100-continue", "Content-Length: 262145")
+            request("POST /apps/1001/events", "Expect: 100-continue", "Content-Length: 1048577")
         )
         await receive_refusal(
-            client, 413, "The request is larger than 262144 bytes (REVERB_MAX_REQUEST_SIZE)"
+            client, 413, "The request is larger than 1048576 bytes (REVERB_MAX_REQUEST_SIZE)"
         )
 
 
@@ -366,7 +366,7 @@ async def test_a_client_that_is_still_sending_its_too_long_body_can_read_why(
         for _ in range(200):
             await client.send(piece)
         await receive_refusal(
-            client, 413, "The request is larger than 262144 bytes (REVERB_MAX_REQUEST_SIZE)"
+            client, 413, "The request is larger than 1048576 bytes (REVERB_MAX_REQUEST_SIZE)"
         )
 
 
@@ -594,9 +594,9 @@ async def test_a_thousand_offers_in_one_segment_are_ignored_one_by_one(
 
 async def test_an_offer_does_not_take_away_the_limits(server: TestServer) -> None:
     async with connected_socket(server) as client:
-        await client.send(offer("POST /up", "Content-Length: 262145"))
+        await client.send(offer("POST /up", "Content-Length: 1048577"))
         await receive_refusal(
-            client, 413, "The request is larger than 262144 bytes (REVERB_MAX_REQUEST_SIZE)"
+            client, 413, "The request is larger than 1048576 bytes (REVERB_MAX_REQUEST_SIZE)"
         )
     async with connected_socket(server) as client:
         await client.send(offer("POST /up", "Content-Length: 2", "Content-Length: 3"))
