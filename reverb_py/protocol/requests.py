@@ -45,15 +45,20 @@ class InvalidRequest(Exception):
 
 
 class EventRequest(msgspec.Struct, gc=False):
-    """One event to broadcast; `channels` holds every target once its decoding succeeded."""
+    """One event to broadcast; once its decoding succeeded it has `targets`."""
 
     name: str
     data: str
-    channels: list[str] = []
+    channels: list[str] | None = None
     channel: str | None = None
     socket_id: str | None = None
     info: str | None = None
     idempotency_key: str | None = None
+
+    @property
+    def targets(self) -> list[str]:
+        """Every channel that the event goes to."""
+        return self.channels or []
 
 
 class BatchRequest(msgspec.Struct, gc=False):
@@ -112,14 +117,14 @@ def decode_batch(body: bytes, max_data_bytes: int) -> list[EventRequest]:
 
 def parse_info(info: str | None, allowed: frozenset[str]) -> frozenset[str]:
     """
-    Return the attributes that a comma list asks for.
+    Return the attributes that a comma list asks for; between commas there may be nothing.
 
     Raises:
         InvalidRequest: One of them is not in `allowed` (400).
     """
     if not info:
         return frozenset()
-    wanted = frozenset(attribute.strip() for attribute in info.split(","))
+    wanted = frozenset(filter(None, (attribute.strip() for attribute in info.split(","))))
     if unknown := wanted - allowed:
         raise InvalidRequest(
             400,
@@ -151,19 +156,19 @@ def _check(event: EventRequest, max_data_bytes: int) -> None:
             raise InvalidRequest(
                 413, f"`data` has {size} bytes; an event carries at most {max_data_bytes}"
             )
-    if not event.channels:
+    channels = event.targets
+    if not channels:
         raise InvalidRequest(400, "Name the targets in `channels` (or one in `channel`)")
-    if len(event.channels) > MAX_CHANNELS:
+    if len(channels) > MAX_CHANNELS:
         raise InvalidRequest(
             400,
-            f"An event goes to at most {MAX_CHANNELS} channels; this one names "
-            f"{len(event.channels)}",
+            f"An event goes to at most {MAX_CHANNELS} channels; this one names {len(channels)}",
         )
-    for channel in event.channels:
+    for channel in channels:
         if not is_channel_name(channel):
             raise InvalidRequest(400, f"{channel[:250]!r} is not a channel name")
-    if len(event.channels) > 1 and any(
-        kind_of(channel).access is Access.ENCRYPTED for channel in event.channels
+    if len(channels) > 1 and any(
+        kind_of(channel).access is Access.ENCRYPTED for channel in channels
     ):
         raise InvalidRequest(400, "An event for an encrypted channel goes to that channel alone")
     if event.idempotency_key is not None:

@@ -341,10 +341,11 @@ def text_response(status: int, message: str, headers: str = "") -> Response:
 def _publish_event(request: _SignedRequest) -> Response:
     hub = request.hub
     event = decode_event(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
-    info = _allowed_info(event.info, event.channels)
+    channels = event.targets
+    info = _allowed_info(event.info, channels)
     key = event.idempotency_key or _idempotency_key(request)
     if key is None and not info:
-        hub.publish(event.name, event.data, event.channels, event.socket_id)
+        hub.publish(event.name, event.data, channels, event.socket_id)
         settled = hub.bus.settled()
         return EMPTY if settled is None else _when(settled, lambda _: EMPTY)
 
@@ -358,8 +359,7 @@ def _publish_batch(request: _SignedRequest) -> Response:
     hub = request.hub
     events = decode_batch(request.request.body, hub.app.max_event_data_bytes or sys.maxsize)
     publishes = [
-        (event, _allowed_info(event.info, event.channels), event.idempotency_key)
-        for event in events
+        (event, _allowed_info(event.info, event.targets), event.idempotency_key) for event in events
     ]
     key = _idempotency_key(request)
 
@@ -372,7 +372,7 @@ def _publish_batch(request: _SignedRequest) -> Response:
         body = b"{}"
         if any(answers):
             batch = [
-                orjson.loads(attributes).get(event.channels[0], {}) if attributes else {}
+                orjson.loads(attributes).get(event.targets[0], {}) if attributes else {}
                 for event, attributes in zip(events, answers, strict=True)
             ]
             body = orjson.dumps({"batch": batch})
@@ -413,9 +413,9 @@ def _publish_once(
                     continue
                 # Whoever repeats it while other nodes are being told does not publish it again.
                 hub.recent_keys.remember(key, b"", hub.clock())
-            hub.publish(event.name, event.data, event.channels, event.socket_id)
+            hub.publish(event.name, event.data, event.targets, event.socket_id)
             published.append((event, info, key))
-        names = [name for event, info, _ in published if info for name in event.channels]
+        names = [name for event, info, _ in published if info for name in event.targets]
         return _when(
             hub.bus.settled(),
             lambda _: _when(
@@ -433,7 +433,7 @@ def _publish_once(
             body = b""
             if info:
                 body = orjson.dumps(
-                    {name: _attributes(census, name, info) for name in event.channels}
+                    {name: _attributes(census, name, info) for name in event.targets}
                 )
             new.append(body)
             if key is not None:
