@@ -43,7 +43,7 @@ async def test_connections_beyond_those_of_one_address_are_asked_to_wait() -> No
     ):
         await refusal_of(server, 4100, "More than 2 connections from one address")
         async with connected_socket(server) as client:
-            await client.send(b"GET /up HTTP/1.1\r\n\r\n")
+            await client.send(request("GET /up"))
             answer = await client.receive_answer()
     assert answer.status == 429
     assert answer.headers["retry-after"] == "60"

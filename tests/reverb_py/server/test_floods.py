@@ -229,7 +229,7 @@ async def test_requests_may_break_off_while_they_are_served(
 ) -> None:
     for waits in range(5):
         async with connected_socket(strict_server) as client:
-            client.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 800)
+            client.writer.write(request("GET /") * 800)
             for _ in range(waits):
                 await asyncio.sleep(0)
             client.reset()

@@ -100,6 +100,19 @@ async def test_offers_of_subprotocols_and_compression_are_declined(server: TestS
         await client.is_answered()
 
 
+@pytest.mark.parametrize("offer", ["websocket, h2c", "h2c,WebSocket", "websocket,"])
+async def test_a_websocket_may_be_one_of_several_offers(server: TestServer, offer: str) -> None:
+    async with connected_socket(server) as client:
+        await client.send(handshake(Upgrade=offer))
+        assert await client.receive_head() == SWITCHING_PROTOCOLS
+        await client.receive_hello()
+
+
+async def test_a_handshake_may_name_the_whole_address(server: TestServer) -> None:
+    async with connected_socket(server) as client:
+        await client.open_websocket(f"http://127.0.0.1{APP_PATH}?protocol=7")
+
+
 @pytest.mark.parametrize("prefix", ["/realtime", "/app", "/apps", "/a/b", "/up"])
 async def test_a_path_prefix_works_with_and_without(prefix: str) -> None:
     async with serving(path_prefix=prefix) as server:

@@ -24,6 +24,7 @@ from tests.reverb_py.server.raw_client import (
 )
 
 UP = request("GET /up")
+CHUNKED = request("POST /up", "Transfer-Encoding: chunked")
 HEALTHY = b'{"health":"OK"}'
 
 
@@ -303,6 +304,17 @@ async def test_a_client_that_waits_to_be_asked_is_asked_for_its_body(
         assert (answer.status, answer.body) == (200, b"{}")
 
 
+async def test_a_client_of_http_1_0_is_not_asked_for_its_body(server: TestServer) -> None:
+    """RFC 9110, section 10.1.1: it would take the question for the answer."""
+    body = event_body()
+    start = signed_start(server, "POST", "/events", body)
+    head = f"{start} HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: {len(body)}\r\n\r\n"
+    async with connected_socket(server) as client:
+        await client.send_apart(head.encode(), body)
+        answer = await client.receive_answer()
+        assert (answer.status, answer.body) == (200, b"{}")
+
+
 async def test_another_expectation_can_not_be_met(server: TestServer) -> None:
     async with connected_socket(server) as client:
         await client.send(request("POST /apps/1001/events", "Expect: a miracle", body=b"{}"))
@@ -493,23 +505,19 @@ async def test_a_head_without_end_is_refused_before_it_fills_the_memory(
             "Invalid `Transfer-Encoding` header value",
         ),
         (
-            b"POST /up HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n",
-            "Request has invalid `Transfer-Encoding`",
-        ),
-        (
-            b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n",
+            CHUNKED + b"-1\r\n",
             "Invalid character in chunk size",
         ),
         (
-            b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nfffffffffffffffff\r\n",
+            CHUNKED + b"fffffffffffffffff\r\n",
             "Chunk size overflow",
         ),
         (
-            b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc",
+            CHUNKED + b"1\r\nabc",
             "Expected LF after chunk data",
         ),
         (
-            b"POST /up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1\na\n0\n\n",
+            CHUNKED + b"1\na\n0\n\n",
             "Missing expected CR after chunk size",
         ),
     ],
@@ -524,6 +532,71 @@ async def test_what_is_not_http_is_refused_and_nothing_behind_it_is_read(
         assert answer.body.startswith(f"This is not an HTTP/1.1 request: {reason}".encode())
         assert answer.headers["connection"] == "close"
         await client.receive_end()
+
+
+NO_HOST = "A request of HTTP/1.1 has a Host header"
+TWO_HOSTS = "A request has one Host header"
+NOT_CHUNKED = "The only Transfer-Encoding that is understood is chunked"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "reason"),
+    [
+        (b"GET /up HTTP/1.1\r\n\r\n", 400, NO_HOST),
+        (handshake(Host=None), 400, NO_HOST),
+        (request("GET /up", "Host: elsewhere.example"), 400, TWO_HOSTS),
+        (handshake().replace(b"\r\n", b"\r\nHost: x\r\n", 1), 400, TWO_HOSTS),
+        (request("POST /up", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n", 501, NOT_CHUNKED),
+        (
+            request("POST /up", "Transfer-Encoding: gzip", "Transfer-Encoding: chunked")
+            + b"0\r\n\r\n",
+            501,
+            NOT_CHUNKED,
+        ),
+        (request("POST /up", "Transfer-Encoding: xchunked"), 501, NOT_CHUNKED),
+        (
+            b"POST /up HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            "A request of HTTP/1.0 has no Transfer-Encoding",
+        ),
+    ],
+)
+async def test_a_head_that_proxies_could_read_otherwise_is_refused(
+    server: TestServer, sent: bytes, status: int, reason: str
+) -> None:
+    async with connected_socket(server) as client:
+        await client.send(sent + UP)
+        await receive_refusal(client, status, reason)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"GET /up HTTP/1.0\r\n\r\n", b"GET /up HTTP/1.1\r\nHost:\r\n\r\n"]
+)
+async def test_a_host_may_be_unknown(server: TestServer, sent: bytes) -> None:
+    """As balancers ask whether a server is there."""
+    async with connected_socket(server) as client:
+        await client.send(sent)
+        assert (await client.receive_answer()).body == HEALTHY
+
+
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://127.0.0.1/up", 200),
+        ("HTTP://elsewhere.example:8080/up?a=http://x/y", 200),
+        ("http://127.0.0.1", 404),
+        ("http://127.0.0.1?a=/up", 404),
+        ("http://127.0.0.1//up", 404),
+        ("/http://127.0.0.1/up", 404),
+    ],
+)
+async def test_a_target_may_be_a_whole_address(
+    server: TestServer, target: str, status: int
+) -> None:
+    """RFC 9112, section 3.2.2."""
+    async with connected_socket(server) as client:
+        await client.send(request(f"GET {target}"))
+        assert (await client.receive_answer()).status == status
 
 
 async def test_good_requests_before_a_bad_one_are_answered_first(server: TestServer) -> None:
