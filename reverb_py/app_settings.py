@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from reverb_py.core.apps import App, Apps, ClientEventsFrom, RateLimit, Webhook
+from reverb_py.core.apps import (
+    App,
+    Apps,
+    ClientEventsFrom,
+    RateLimit,
+    Webhook,
+    is_host_pattern,
+)
 from reverb_py.environment import Reader, WrongSetting, within, within_or_off
 from reverb_py.webhooks.payload import KINDS, objection_to
 
@@ -240,6 +247,13 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
     for secret in (entry.secret, *entry.previous_secrets):
         name = "secret" if secret is entry.secret else "previous_secrets"
         require(bool(secret) and secret.isprintable(), name, "be text on one line, not empty")
+    for origin in entry.allowed_origins:
+        require(
+            is_host_pattern(origin),
+            "allowed_origins",
+            "be hosts without scheme, port and path, such as shop.example.com or *.example.com, "
+            f"not {origin!r}",
+        )
     choices = {choice.value: choice for choice in ClientEventsFrom}
     require(
         entry.accept_client_events_from in choices,

@@ -1,15 +1,27 @@
 """Apps: who may connect and publish, under which limits, and how one is found."""
 
 import enum
+import ipaddress
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from urllib.parse import urlsplit
 
-__all__ = ["BURST_SECONDS", "App", "Apps", "ClientEventsFrom", "RateLimit", "Webhook"]
+__all__ = [
+    "BURST_SECONDS",
+    "App",
+    "Apps",
+    "ClientEventsFrom",
+    "RateLimit",
+    "Webhook",
+    "is_host_pattern",
+]
 
 BURST_SECONDS = 10
 """Seconds' worth of messages that a connection may send at once."""
+
+_HOST_PATTERN = re.compile("[0-9a-z._*-]+", re.ASCII | re.IGNORECASE)
 
 
 class ClientEventsFrom(enum.Enum):
@@ -124,6 +136,21 @@ class App:
         except ValueError:
             return False
         return any(fnmatchcase(host, pattern.lower()) for pattern in self.allowed_origins)
+
+
+def is_host_pattern(text: str) -> bool:
+    """
+    Tell whether there are origins whose host matches this, with `*` for anything.
+
+    Nothing with a scheme, a port or a path is a host, and browsers write other letters than
+    English ones as `xn--`; an IPv6 address is one without brackets, in its shortest form.
+    """
+    if ":" not in text:
+        return _HOST_PATTERN.fullmatch(text) is not None
+    try:
+        return str(ipaddress.IPv6Address(text)) == text.lower()
+    except ValueError:
+        return False
 
 
 class Apps:

@@ -326,6 +326,12 @@ def test_a_rate_limit_has_three_numbers() -> None:
         ("REVERB_APP_RATE_LIMIT_MAX_ATTEMPTS", "0", "must be 1 to 1073741824, not 0"),
         ("REVERB_APP_RATE_LIMIT_DECAY_SECONDS", "0", "must be 0.001 to 86400, not 0"),
         ("REVERB_APP_RATE_LIMIT_TERMINATE", "no way", "must be true or false, not 'no way'"),
+        (
+            "REVERB_APP_ALLOWED_ORIGINS",
+            "shop.example.com, https://app.example.com",
+            "must be hosts without scheme, port and path, such as shop.example.com or "
+            "*.example.com, not 'https://app.example.com'",
+        ),
     ],
 )
 def test_a_wrong_value_is_refused_with_one_line_that_names_it(

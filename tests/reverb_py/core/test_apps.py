@@ -4,7 +4,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
-from reverb_py.core.apps import App, Apps, Webhook
+from reverb_py.core.apps import App, Apps, Webhook, is_host_pattern
 from tests.support.sessions import APP
 
 
@@ -38,6 +38,45 @@ def test_the_host_of_an_origin_is_held_against_the_allowed_ones(
     origins: tuple[str, ...], origin: str, allowed: bool
 ) -> None:
     assert replace(APP, allowed_origins=origins).allows_origin(origin) is allowed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "origin"),
+    [
+        ("*", "https://anywhere.example"),
+        ("Shop.example.com", "https://shop.example.com"),
+        ("*.my_shop-1.example", "https://a.my_shop-1.example"),
+        ("localhost", "http://localhost:3000"),
+        ("192.168.*", "http://192.168.0.7"),
+        ("::1", "http://[::1]:3000"),
+        ("2001:DB8::7", "http://[2001:db8::7]"),
+        ("xn--bcher-kva.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_a_pattern_of_hosts_is_one_that_an_origin_can_match(pattern: str, origin: str) -> None:
+    assert is_host_pattern(pattern)
+    assert replace(APP, allowed_origins=(pattern,)).allows_origin(origin)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "",
+        " ",
+        "https://app.example.com",
+        "*://app.example.com",
+        "//app.example.com",
+        "app.example.com/",
+        "localhost:3000",
+        "localhost:*",
+        "[::1]",
+        "0:0:0:0:0:0:0:1",
+        "::1:x",
+        "bücher.example",
+    ],
+)
+def test_what_no_origin_can_match_is_no_pattern_of_hosts(pattern: str) -> None:
+    assert not is_host_pattern(pattern)
 
 
 @pytest.mark.parametrize(
