@@ -156,7 +156,7 @@ def _check(event: EventRequest, max_data_bytes: int) -> None:
             raise InvalidRequest(
                 413, f"`data` has {size} bytes; an event carries at most {max_data_bytes}"
             )
-    channels = event.targets
+    channels = event.channels
     if not channels:
         raise InvalidRequest(400, "Name the targets in `channels` (or one in `channel`)")
     if len(channels) > MAX_CHANNELS:

@@ -160,12 +160,13 @@ def request_strings_to_sign(
     if body_md5 is not None:
         # A body that the signature does not cover could be swapped: its digest always counts.
         signed["body_md5"] = body_md5
-    queries = [_sorted_query(signed)]
+    query, bare_query = _sorted_query(signed), None
     if body_md5 is None and signed.pop("body_md5", None) is not None:
-        queries.append(_sorted_query(signed))
+        bare_query = _sorted_query(signed)
     for path in paths:
-        for query in queries:
-            yield f"{method}\n{path}\n{query}"
+        yield f"{method}\n{path}\n{query}"
+        if bare_query is not None:
+            yield f"{method}\n{path}\n{bare_query}"
 
 
 def is_signature_valid(
@@ -176,9 +177,13 @@ def is_signature_valid(
 
     What has not the length of a signature is none, and costs nothing.
     """
-    return len(signature) == _SIGNATURE_LENGTH and any(
-        _is_same(signature, sign(secret, text)) for text in strings_to_sign for secret in secrets
-    )
+    if len(signature) != _SIGNATURE_LENGTH:
+        return False
+    for text in strings_to_sign:
+        for secret in secrets:
+            if _is_same(signature, sign(secret, text)):
+                return True
+    return False
 
 
 def _sorted_query(parameters: Mapping[str, str]) -> str:

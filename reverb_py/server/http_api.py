@@ -233,13 +233,14 @@ class HttpApi:
                 not signed by it (401).
         """
         # Whoever knows the key, which is public, has each way to sign a request tried.
-        if len(request.path) + len(request.query) > MAX_TARGET_LENGTH:
+        query = request.query
+        if len(query) + len(request.path) > MAX_TARGET_LENGTH:
             raise InvalidRequest(
                 414, f"Path and query are longer than {MAX_TARGET_LENGTH} characters together"
             )
-        if request.query.count("&") >= MAX_PARAMETERS:
+        if query.count("&") >= MAX_PARAMETERS:
             raise InvalidRequest(400, f"The query has more than {MAX_PARAMETERS} parameters")
-        parameters = parse_query(request.query)
+        parameters = parse_query(query)
         if app_id:
             hub = self._hubs.with_id(unquote(app_id) if "%" in app_id else app_id)
             if hub is None:
@@ -279,8 +280,8 @@ class HttpApi:
 
         signature = parameters.get("auth_signature", "")
         is_valid = is_signature_valid(signature, app.secrets, strings(parameters))
-        if not is_valid and "+" in request.query:
-            alternative = parse_query(request.query, plus_is_space=True)
+        if not is_valid and "+" in query:
+            alternative = parse_query(query, plus_is_space=True)
             is_valid = is_signature_valid(signature, app.secrets, strings(alternative))
         if not is_valid:
             expected = next(strings(parameters))

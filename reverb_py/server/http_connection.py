@@ -46,7 +46,7 @@ _CLOSE = "Connection: close\r\n"
 _FORWARDED_FOR = b"x-forwarded-for"
 _LISTS = (_FORWARDED_FOR, b"transfer-encoding", b"upgrade")
 """Headers that are read here and may be given in several lines."""
-_AUTHORITY = re.compile("[a-z][a-z0-9+.-]*://[^/]*", re.ASCII | re.IGNORECASE)
+_AUTHORITY = re.compile(b"[a-z][a-z0-9+.-]*://[^/?]*", re.IGNORECASE)
 
 
 class _Stage(enum.Enum):
@@ -302,25 +302,29 @@ class HttpConnection(asyncio.Protocol):
             raise self._head_too_long()
         if self._stage is _BODY:
             return  # A trailer: no proxy looks at these, so they say nothing of the request.
-        lowercase = name.lower()
-        if lowercase in self._headers:
+        headers, lowercase = self._headers, name.lower()
+        if lowercase in headers:
             if lowercase == b"host":
                 raise _Refusal(400, "A request has one Host header")
             if lowercase in _LISTS:
                 # Some proxies put a line of their own below the one they were sent.
-                value = self._headers[lowercase] + b"," + value
-        self._headers[lowercase] = value
+                value = headers[lowercase] + b"," + value
+        headers[lowercase] = value
 
     def on_headers_complete(self) -> None:
         headers = self._headers
         if b"host" not in headers and self._parser.get_http_version() == "1.1":
             raise _Refusal(400, "A request of HTTP/1.1 has a Host header")
+        if self._url[:1] != b"/":
+            self._forget_authority()
         if self._parser.should_upgrade():
             return
         self._stage = _BODY
-        if (coding := headers.get(b"transfer-encoding")) is not None:
-            self._check_coding(coding)
-        self._content_length = int(headers.get(b"content-length", 0))
+        length = headers.get(b"content-length")
+        if length is not None:
+            self._content_length = int(length)
+        elif b"transfer-encoding" in headers:
+            self._check_coding(headers[b"transfer-encoding"])
         if 0 < self._listener.max_request_bytes < self._content_length:
             raise self._body_too_long()
         if expectation := headers.get(b"expect"):
@@ -329,6 +333,13 @@ class HttpConnection(asyncio.Protocol):
             # A client of HTTP/1.0 would take it for the answer.
             if self._parser.get_http_version() != "1.0":
                 self._transport.write(_CONTINUE)
+
+    def _forget_authority(self) -> None:
+        """Keep the path and the query of a whole address (RFC 9112, section 3.2.2)."""
+        authority = _AUTHORITY.match(self._url)
+        if authority is not None:
+            below = self._url[authority.end() :]
+            self._url = below if below.startswith(b"/") else b"/" + below
 
     def _check_coding(self, coding: bytes) -> None:
         """Refuse a body that is framed otherwise than in plain chunks (RFC 9112, section 6.1)."""
@@ -356,7 +367,7 @@ class HttpConnection(asyncio.Protocol):
         if caller is not None and caller.objection is not None:
             raise _Refusal(429, caller.objection.message, _retry_after(caller.objection))
         self._stage = _IDLE
-        path, query = self._target()
+        path, _, query = self._url.decode("latin-1").partition("?")
         method = self._parser.get_method().decode()
         request = Request(method, path, query, bytes(self._body), self._headers)
         if self._waiting_bytes:
@@ -374,14 +385,6 @@ class HttpConnection(asyncio.Protocol):
         self._trace_answer(request, response)
         self._answer(response, self._connection_header(), head_only=request.method == "HEAD")
 
-    def _target(self) -> tuple[str, str]:
-        """Return the path and the query that are asked for (RFC 9112, section 3.2)."""
-        path, _, query = self._url.decode("latin-1").partition("?")
-        if not path.startswith("/") and (authority := _AUTHORITY.match(path)):
-            # As a proxy is asked; it goes without saying whose path it is.
-            path = path[authority.end() :] or "/"
-        return path, query
-
     def _count_unfinished(self, size: int) -> None:
         # A header, or a trailer behind a chunked body, comes to `on_header` only when it has ended.
         self._unfinished_bytes += size
@@ -391,7 +394,7 @@ class HttpConnection(asyncio.Protocol):
     def _count_waiting(self) -> None:
         """Bound what anybody at all may have waiting, a little on each of many connections."""
         if self._waiting_bytes == 0:
-            path, query = self._target()
+            path, _, query = self._url.decode("latin-1").partition("?")
             method = self._parser.get_method().decode()
             self._is_signed = self._listener.http_api.is_signed(Request(method, path, query, b""))
             if self._is_signed:
@@ -476,7 +479,7 @@ class HttpConnection(asyncio.Protocol):
         self._stage = _CLOSING
         self._unfinished_bytes = 0
         self._release_body()
-        request = Request("-", self._target()[0], "", b"")
+        request = Request("-", self._url.decode("latin-1").partition("?")[0], "", b"")
         if self._late:
             self._late.append(_LateAnswer(request, response, _CLOSE))
             return
@@ -525,7 +528,7 @@ class HttpConnection(asyncio.Protocol):
         if self._late:
             raise _Refusal(400, "A WebSocket handshake waits for the answers before it")
         key = self._websocket_key()
-        path, query = self._target()
+        path, _, query = self._url.decode("latin-1").partition("?")
         answer = (
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept_key(key).encode()
