@@ -192,12 +192,24 @@ class RedisLink:
             answers = await pipeline.execute(raise_on_error=False)
         return [_checked(answer) for answer in answers]
 
+    async def keep_checking(self, key: bytes) -> None:
+        """
+        Ask something again and again, so that it is noticed in time when Redis falls silent.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis failed.
+        """
+        while True:
+            await asyncio.sleep(self._address.timeout / 2)
+            await self.run([("EXISTS", key)])
+
     async def subscription(self, receive: Callable[[bytes, bytes], None]) -> Subscription:
         """Open what listens to topics: `receive` gets each message's topic and text."""
-        if not self._address.is_cluster:
+        address = self._address
+        if not address.is_cluster:
             pool = self._client.connection_pool
             connection = await pool.get_connection()
-            return Subscription({"": connection}, lambda topic: "", "", receive)
+            return Subscription({"": connection}, lambda topic: "", "", receive, address.timeout)
         connections: dict[str, Connection] = {}
         for node in self._client.get_primaries():
             connection = node.connection_class(
@@ -210,7 +222,7 @@ class RedisLink:
             node: ClusterNode = self._client.get_node_from_key(topic)
             return node.name
 
-        return Subscription(connections, node_of, "S", receive)
+        return Subscription(connections, node_of, "S", receive, address.timeout)
 
     async def close(self) -> None:
         """Close every connection, now."""
@@ -231,7 +243,9 @@ class Subscription:
     The topics that a node listens to: on one connection, or one to each primary of a Cluster.
 
     `is_complete` is set while Redis has confirmed every topic that was asked for; `confirmed` is
-    called with each.
+    called with each. `timeout` is how long, in seconds, an answer may take.
+
+    What is asked for one topic reaches Redis in the order of the calls, whatever they wait for.
     """
 
     def __init__(
@@ -240,20 +254,21 @@ class Subscription:
         connection_of: Callable[[bytes], str],
         kind: str,
         receive: Callable[[bytes, bytes], None],
+        timeout: float,
     ) -> None:
         self._connections = connections
         self._connection_of = connection_of
         self._kind = kind
         self._receive = receive
+        self._timeout = timeout
         self._unconfirmed: set[bytes] = set()
         self._leaving: set[bytes] = set()
         self._locks = {name: asyncio.Lock() for name in connections}
+        self._waiting: dict[str, list[Command]] = {name: [] for name in connections}
+        self._has_spoken = dict.fromkeys(connections, True)
         self.confirmed: Callable[[bytes], None] = lambda topic: None
         self.is_complete = asyncio.Event()
         self.is_complete.set()
-        loop = asyncio.get_running_loop()
-        self._time = loop.time
-        self._heard = dict.fromkeys(connections, loop.time())
 
     async def listen(self, topics: Iterable[bytes]) -> None:
         """Ask for topics, each of which is not listened to; `confirmed` tells of each."""
@@ -269,18 +284,25 @@ class Subscription:
         self._leaving.update(topics)
         await self._send("UNSUBSCRIBE", topics)
 
-    async def check(self, silence: float) -> None:
+    async def keep_checking(self) -> None:
         """
-        Have every connection say something, for the next time.
+        Have every connection say something, again and again.
 
         Raises:
-            TimeoutError: One has said nothing for so many seconds.
+            TimeoutError: One has been silent for as long as an answer may take: that is noticed
+                within one and a half times this.
         """
-        for name, connection in self._connections.items():
-            if self._time() - self._heard[name] > silence:
-                raise TimeoutError("Redis does not answer on the connection that listens")
-            async with self._locks[name]:
-                await connection.send_command("PING", check_health=False)
+        quiet = dict.fromkeys(self._connections, 0)
+        while True:
+            await asyncio.sleep(self._timeout / 2)
+            for name in self._connections:
+                # Not by the clock: a node that was held up itself has not listened meanwhile.
+                quiet[name] = 0 if self._has_spoken[name] else quiet[name] + 1
+                if quiet[name] == 2:
+                    raise TimeoutError("Redis does not answer on the connection that listens")
+                self._has_spoken[name] = False
+                self._waiting[name].append(("PING",))
+            await self._flush(self._connections)
 
     def readers(self) -> list[Coroutine[Any, Any, None]]:
         """Return what hands on the messages of each connection, until it breaks, which raises."""
@@ -292,18 +314,24 @@ class Subscription:
             await connection.disconnect(nowait=True)
 
     async def _send(self, command: str, topics: list[bytes]) -> None:
-        by_connection: dict[str, list[Command]] = {}
+        names: dict[str, None] = {}
         for topic in topics:
+            name = self._connection_of(topic)
+            names[name] = None
             # One by one: topics of several slots can't be named in one command of a Cluster.
-            by_connection.setdefault(self._connection_of(topic), []).append(
-                (self._kind + command, topic)
-            )
-        for name, commands in by_connection.items():
+            self._waiting[name].append((self._kind + command, topic))
+        await self._flush(names)
+
+    async def _flush(self, names: Iterable[str]) -> None:
+        """Send what waits for these connections, each in turn."""
+        for name in names:
             connection = self._connections[name]
             async with self._locks[name]:
-                await connection.send_packed_command(
-                    connection.pack_commands(commands), check_health=False
-                )
+                commands, self._waiting[name] = self._waiting[name], []
+                if commands:
+                    await connection.send_packed_command(
+                        connection.pack_commands(commands), check_health=False
+                    )
 
     async def _read(self, name: str) -> None:
         connection, receive = self._connections[name], self._receive
@@ -312,7 +340,9 @@ class Subscription:
         end = kind + b"unsubscribe"
         while True:
             answer = await connection.read_response(timeout=math.inf)
-            self._heard[name] = self._time()
+            self._has_spoken[name] = True
+            if answer == b"PONG":
+                continue  # Of a connection without a topic, as one to a Cluster's primary may be.
             if not isinstance(answer, list) or len(answer) < 2:
                 raise ConnectionError("Redis says what is no message")
             if answer[0] == message:

@@ -233,7 +233,14 @@ class Node:
         await self._link.open()
         self._subscription = subscription = await self._link.subscription(self._received)
         subscription.confirmed = self._listening.confirmed
-        await until_one_fails([*subscription.readers(), self._work(subscription, begun)])
+        await until_one_fails(
+            [
+                *subscription.readers(),
+                subscription.keep_checking(),
+                self._link.keep_checking(self._keys.nodes),
+                self._work(subscription, begun),
+            ]
+        )
 
     async def _work(self, subscription: Subscription, begun: asyncio.Event) -> None:
         """Take a name, and from then on keep it alive, whatever else there is to do."""
@@ -260,7 +267,7 @@ class Node:
                 self._membership.keep_reaping(),
                 self._listening.keep_looking(),
                 self._outgoing.keep_sending(),
-                self._keep_house(subscription),
+                self._keep_house(),
             ]
         )
 
@@ -284,10 +291,9 @@ class Node:
         await self._membership.reap_own_names()
         self._listening.look_again()
 
-    async def _keep_house(self, subscription: Subscription) -> None:
+    async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(self._lease_seconds / 3)
-            await subscription.check(max(self._lease_seconds, 2 * self._address.timeout))
             if self._is_leaving:
                 continue
             if self._membership.is_presumed_dead:

@@ -19,7 +19,8 @@ class RedisLine:
     drops packets: connections stay open, and new ones are accepted by nobody. `delay` is how many
     seconds whatever is read waits before it is carried, in either direction. While there is a
     `refusal`, such as `OOM command not allowed`, it is the answer to every command, and Redis gets
-    none of them. `under_way` is what was read while the line is cut.
+    none of them. `under_way` is what was read while the line is cut. What was `deafened` carries
+    nothing from Redis any more.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -28,6 +29,8 @@ class RedisLine:
         self._carries.set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._from_nodes: set[asyncio.StreamWriter] = set()
+        self._listening: set[asyncio.StreamWriter] = set()
+        self._deaf: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
         self.delay = 0.0
@@ -36,6 +39,10 @@ class RedisLine:
 
     def cut(self) -> None:
         self._carries.clear()
+
+    def deafen(self) -> None:
+        """Lose what Redis says from now on on the connections that listen now, and nothing else."""
+        self._deaf |= self._listening
 
     def break_off(self) -> None:
         """Cut every connection off; new ones are carried."""
@@ -100,6 +107,10 @@ class RedisLine:
                     await carries.wait()
                 if self.delay:
                     await asyncio.sleep(self.delay)
+                if writer in self._deaf:
+                    continue
+                if back is not None and b"SUBSCRIBE" in data:
+                    self._listening.add(back)
                 if self.refusal is None or back is None:
                     writer.write(data)
                     await writer.drain()

@@ -14,7 +14,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from reverb_py.testing import PusherClient, TestServer
-from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment
+from tests.reverb_py.cluster.nodes import APP, COUNTING, LONG_PATIENCE, Deployment, until
 from tests.reverb_py.cluster.test_faults import becomes, has_users
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
 from tests.reverb_py.webhooks.receiver import receiving
@@ -75,10 +75,30 @@ async def a_return_is_silent(deployment: Deployment) -> None:
     assert all(event.items() >= ada.items() for event in receiver.events)
 
 
+async def a_quiet_node_stays(deployment: Deployment, servers: list[RedisServer]) -> None:
+    """See that a node that hears nothing, and has no topic on most primaries, holds its lines."""
+
+    def checks(server: RedisServer) -> int:
+        with server.client() as client:
+            pings = client.info("commandstats").get("cmdstat_ping", {"calls": 0})
+            return int(pings["calls"])
+
+    async with deployment.leaving() as leaving:
+        node = await leaving.node()
+        before = [checks(server) for server in servers]
+        await until(
+            lambda: all(
+                checks(server) >= number + 6 for server, number in zip(servers, before, strict=True)
+            )
+        )
+        assert (node.node.breaks, node.node.trouble) == (0, None)
+
+
 async def test_a_cluster_with_sharded_topics() -> None:
     with redis_cluster() as servers:
         async with AsyncExitStack() as stack:
             deployment = Deployment(servers[0], "test:", stack, is_cluster=True)
+            await a_quiet_node_stays(deployment, servers)
             await a_return_is_silent(deployment)
             await everything_works(deployment)
             sizes = []

@@ -92,6 +92,42 @@ async def test_a_bad_line_to_redis_loses_no_more_than_is_told(
         await far.ping()
 
 
+async def test_a_dead_connection_that_listens_is_noticed_while_commands_go_through(
+    fragile: Deployment,
+) -> None:
+    async with redis_line(fragile.redis.port) as line:
+        # Of what else a node does by the clock, nothing comes in time to notice.
+        here = await fragile.node(lease_seconds=10 * LONG_PATIENCE)
+        there = await fragile.node(lease_seconds=10 * LONG_PATIENCE, port=line.port)
+        client = await fragile.client(there)
+        await client.subscribe("orders")
+        await here.publish("n", "orders", "0")
+        assert await heard_until(client, "0") == ["0"]
+
+        line.deafen()
+        lost = 0
+        while there.node.breaks == 0:
+            lost += 1
+            await here.publish("n", "orders", f"lost {lost}")
+            assert (await there.request("GET", "/connections"))[0] == 200
+        await becomes(there, is_ready=True)
+        await here.publish("n", "orders", "last")
+
+        heard = await heard_until(client, "last")
+        # None but those between the cut and the new connection, which nobody could count.
+        assert heard == [f"lost {number}" for number in range(lost + 2 - len(heard), lost + 1)] + [
+            "last"
+        ]
+        assert lost > 0
+
+
+async def test_an_idle_node_notices_that_redis_is_frozen(fragile: Deployment) -> None:
+    node = await fragile.node(lease_seconds=10 * LONG_PATIENCE)
+    with fragile.redis.frozen():
+        await becomes(node, is_ready=False)
+    await becomes(node, is_ready=True)
+
+
 async def test_a_publisher_that_outruns_redis_is_told_what_was_lost(
     shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
