@@ -363,7 +363,7 @@ def _of_node(port: str, node: Node) -> Iterator[Measure]:
     yield Measure(
         "bus_pending_bytes",
         "gauge",
-        "Bytes of events that wait for Redis.",
+        "Bytes of events and answers that wait for Redis.",
         (),
         lambda: [Sample((), node.outgoing_bytes)],
     )

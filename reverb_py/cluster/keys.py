@@ -19,6 +19,8 @@ class Keys:
         self.gone = self.nodes + b".gone"
         self._held_by = f"{prefix}nodes.".encode()
         self.control_topic = f"{prefix}control".encode()
+        # In one slot of a Redis Cluster with the topic.
+        self.orders = f"{prefix}orders{{{prefix}control}}".encode()
         self.own_topic = self.topic_of_node(node_id)
 
     def topic(self, app_id: str, name: str) -> bytes:

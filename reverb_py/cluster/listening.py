@@ -117,6 +117,7 @@ class Listening:
             if topic.is_listening:
                 leaving.append(topic.key)
                 topic.stop_listening()
+                self._outgoing.is_not_heard(topic.key)
             if self._membership.has_count_to_tell(topic):
                 self._idle[topic] = now
             elif not topic.holds:
@@ -202,13 +203,7 @@ class Listening:
             return
         said = decode(message)
         if isinstance(said, Published):
-            if said.node != self._node_id:
-                hub = self._apps[topic.app_id].hub
-                for frame, excluded, data in said.events:
-                    hub.deliver_from_elsewhere(topic.name, frame, excluded, data)
-                    if data is not None and not topic.has_last_event:
-                        # What Redis answers may be older than this.
-                        topic.last_event_is_known()
+            self._published(topic, said)
         elif isinstance(said, Change):
             topic.changed(said)
         elif isinstance(said, Counts):
@@ -219,6 +214,29 @@ class Listening:
                 if not node.startswith(self._node_id)
             )
             topic.counted(said.by_node.get(own, 0), sum(elsewhere))
+
+    def _published(self, topic: Topic, said: Published) -> None:
+        """
+        Deliver what other nodes have published, and remember last events in the order of Redis.
+
+        This node has delivered and remembered its own at once. Until they come back, they are the
+        younger ones: Redis has yet to take them.
+        """
+        hub, outgoing = self._apps[topic.app_id].hub, self._outgoing
+        is_own = said.node == self._node_id
+        if is_own and not topic.is_cached:
+            return
+        for frame, excluded, data in said.events:
+            if is_own:
+                if data is not None and outgoing.has_come_back(topic.key, frame):
+                    hub.remember(topic.name, frame, data)
+            elif data is not None and outgoing.is_on_its_way(topic.key):
+                hub.deliver_from_elsewhere(topic.name, frame, excluded, None)
+            else:
+                hub.deliver_from_elsewhere(topic.name, frame, excluded, data)
+            if data is not None and not topic.has_last_event:
+                # What Redis answers may be older than this.
+                topic.last_event_is_known()
 
     def forget(self) -> None:
         """Redis is out of reach; who waits for it is answered from what is known here."""

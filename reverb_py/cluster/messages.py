@@ -69,11 +69,12 @@ class Counts(NamedTuple):
 
 
 class Terminate(msgspec.Struct, array_like=True, tag="terminate"):
-    """Close a user's connections."""
+    """Close a user's connections. It may come twice, and then with the same `number`."""
 
     node: str
     app_id: str
     user_id: str
+    number: str = ""
 
 
 class Ask(msgspec.Struct, array_like=True, tag="ask"):
@@ -90,11 +91,12 @@ Request = Terminate | Ask
 
 
 class Answer(msgspec.Struct, array_like=True):
-    """What a node knows: of each channel its subscribers and members, and its connections."""
+    """What `node` knows: of each channel its subscribers and members, and its connections."""
 
     number: int
     channels: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], Collection[str]]]
     connections: Annotated[int, msgspec.Meta(ge=0)]
+    node: str = ""
 
 
 encode = msgspec.msgpack.Encoder().encode

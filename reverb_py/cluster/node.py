@@ -112,7 +112,7 @@ class Node:
 
     @property
     def outgoing_bytes(self) -> int:
-        """Bytes of events that wait for Redis."""
+        """Bytes of events and answers that wait for Redis."""
         return self._outgoing.waiting_bytes
 
     @property
@@ -274,7 +274,10 @@ class Node:
     async def _resume(self, subscription: Subscription, *, has_forgotten: bool) -> None:
         """Have Redis know what is here, and know what is there."""
         membership, listening = self._membership, self._listening
+        if has_forgotten:
+            self._outgoing.keep_last_events()
         await listening.begin(subscription, [self._keys.control_topic, self._keys.own_topic])
+        await self._inquiries.obey_missed()
         await membership.tell_changes()
         await membership.reap_own_names()
         await membership.settle_doubtful()
@@ -286,6 +289,7 @@ class Node:
         """Hold everything again; who is present elsewhere may have changed unheard."""
         self._log.warning("This node was silent for longer than its lease, and taken for dead")
         if await self._membership.take_name():
+            self._outgoing.keep_last_events()
             self._listening.be_lenient(self._lease_seconds)
         await self._membership.tell_changes()
         await self._membership.reap_own_names()

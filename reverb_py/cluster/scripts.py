@@ -24,13 +24,17 @@ any more when the name is buried.
 __all__ = [
     "COUNT",
     "HOLD",
+    "KEEP_LAST",
     "LEASE",
     "LEAVE",
+    "ORDER",
     "REAP",
     "REGISTER",
     "RELEASE",
+    "SAY_LAST",
     "SCRIPTS",
     "SETTLE",
+    "SINCE",
     "SNAPSHOT",
     "keys_of",
 ]
@@ -272,7 +276,48 @@ Returns whether others live, the names of which nobody lives, and those of them 
 order.
 """
 
-SCRIPTS = (HOLD, RELEASE, SETTLE, REAP, COUNT, SNAPSHOT, LEASE, REGISTER, LEAVE)
+SAY_LAST = """
+redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[5])
+return redis.call(ARGV[2], ARGV[1], ARGV[3])
+"""
+"""
+KEYS: a cache channel's last event. ARGV: topic, publishing command, message, value, its ms to live.
+
+What is heard last is what is remembered, whichever nodes publish at once.
+"""
+
+KEEP_LAST = """
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+    redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+end
+"""
+"""KEYS: a cache channel's last event. ARGV: one, its ms to live. The younger of both stays."""
+
+ORDER = """
+redis.call(ARGV[2], ARGV[1], ARGV[3])
+local time = redis.call('TIME')
+redis.call('ZADD', KEYS[1], string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
+    ARGV[3])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -1 - ARGV[5])
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+"""
+"""
+KEYS: orders. ARGV: topic, publishing command, message, ms for which it is kept, most that are kept.
+
+Nodes that do not hear it now find it there.
+"""
+
+SINCE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+return redis.call('ZRANGEBYSCORE', KEYS[1], string.format('%.0f', now - ARGV[1]), '+inf')
+"""
+"""KEYS: orders, or nodes. ARGV: ms. Returns the orders of so long; of nodes, with 0, who lives."""
+
+SCRIPTS = (
+    *(HOLD, RELEASE, SETTLE, REAP, COUNT, SNAPSHOT, LEASE, REGISTER, LEAVE),
+    *(SAY_LAST, KEEP_LAST, ORDER, SINCE),
+)
 
 
 _SHARED = (b":counts", b":infos", b":version", b":subscribers", b":departures")

@@ -1,5 +1,6 @@
 """What was said last on the cache channels of one app."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 __all__ = ["MAX_REMEMBERED", "MAX_REMEMBERED_BYTES", "MISS_SECONDS", "LastEvent", "LastEvents"]
@@ -65,6 +66,11 @@ class LastEvents:
     def size(self) -> int:
         """Bytes of all remembered frames together."""
         return self._bytes
+
+    @property
+    def channels(self) -> Iterable[str]:
+        """The channels whose last event is remembered; what is returned changes with them."""
+        return self._events.keys()
 
     def recall(self, channel: str, now: float) -> LastEvent | None:
         """Return the channel's last event, unless there was none lately."""

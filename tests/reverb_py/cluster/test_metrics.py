@@ -85,7 +85,7 @@ async def test_redis_away_is_seen_and_what_waits_for_it_is_bounded(
     await until(node.metrics_port, ("bus_pending_bytes",), 0)
 
 
-async def test_answers_and_orders_that_wait_for_redis_are_bounded(
+async def test_orders_that_wait_for_redis_are_bounded(
     fragile: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("reverb_py.cluster.outgoing.MAX_MESSAGES", 5)

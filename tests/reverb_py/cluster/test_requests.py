@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import time
 
 import pytest
 
 from reverb_py.protocol import signing
+from reverb_py.telemetry.metrics import MetricsPlace
 from reverb_py.testing import PATIENCE, TestServer
-from tests.reverb_py.cluster.nodes import APP, Deployment
+from tests.reverb_py.cluster.nodes import APP, Deployment, until
+from tests.reverb_py.cluster.processes import connected_to, node_process
+from tests.support.metrics import scraped
 
 
 def signed(method: str, path: str, body: bytes = b"", headers: str = "") -> bytes:
@@ -86,6 +90,27 @@ async def test_who_hangs_up_before_the_answer_disturbs_nobody(deployment: Deploy
         writer.transport.abort()
 
     assert await here.request("GET", "/connections") == (200, '{"connections":0}')
+
+
+async def test_nobody_waits_for_a_node_whose_lease_is_over(deployment: Deployment) -> None:
+    here = await deployment.node(lease_seconds=1.0, metrics=MetricsPlace(port=0))
+    labels = (APP.id, str(here.port))
+    async with node_process(deployment) as frozen, connected_to(frozen.port):
+        assert await here.request("GET", "/connections") == (200, '{"connections":1}')
+        frozen.process.send_signal(signal.SIGSTOP)
+        await until(lambda: len(deployment.stored_nodes()) == 1)
+        before = await scraped(here.metrics_port)
+
+        for _ in range(3):
+            assert await here.request("GET", "/connections") == (200, '{"connections":0}')
+
+        # Redis has its connection still.
+        with deployment.redis.client() as redis:
+            assert redis.pubsub_numsub(f"{deployment.prefix}control")[0][1] == 2
+        found = await scraped(here.metrics_port)
+        for name, asked in (("resolved_promises", 3), ("uncomplete_promises", 0)):
+            metric = (f"horizontal_adapter_{name}", *labels)
+            assert found[metric] - before[metric] == asked
 
 
 async def test_a_node_that_does_not_answer_is_left_out(deployment: Deployment) -> None:
