@@ -19,6 +19,7 @@ import click
 import structlog
 
 from reverb_py import __version__
+from reverb_py.hang_up import HANG_UP, ends_with_terminal, take_hang_up
 from reverb_py.runtime import RunningServer, running_server
 from reverb_py.server.sockets import unix_socket
 from reverb_py.settings import Settings, WrongSetting, load_environment
@@ -185,12 +186,12 @@ async def _serve(settings: Settings, *, debug: bool) -> None:
     async with running_server(
         settings, trace=DebugTrace(as_json=settings.logs_as_json) if debug else None
     ) as running:
+        reload = partial(_reload, running, settings)
+        loop.add_signal_handler(HANG_UP, stop.set if ends_with_terminal() else reload)
+        take_hang_up()
         log.info("Listening", url=_url(settings, running.port))
         if settings.metrics is not None and running.metrics_port is not None:
             log.info("Showing metrics", url=settings.metrics.url(running.metrics_port))
-        # A terminal that closes says so with the signal that asks a service to reload.
-        reload = partial(_reload, running, settings)
-        loop.add_signal_handler(signal.SIGHUP, stop.set if sys.stdin.isatty() else reload)
         if settings.shares_port:
             # The parent says nothing there; it ends when the parent does.
             loop.add_reader(sys.stdin.fileno(), _stop_with_parent, loop, stop)

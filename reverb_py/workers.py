@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import structlog
 
+from reverb_py.hang_up import HANG_UP, ends_with_terminal, hold_hang_up, take_hang_up
 from reverb_py.telemetry.metrics import MetricsPlace, WorkersMetrics
 
 __all__ = ["Place", "reserved", "run_workers"]
@@ -71,6 +72,7 @@ class _Workers:
         self._files = files
         self._processes: set[asyncio.subprocess.Process] = set()
         self._stopping = asyncio.Event()
+        self._starting = asyncio.Lock()
         self.killed_by: signal.Signals | None = None
         self._log = structlog.get_logger("reverb_py")
 
@@ -78,9 +80,9 @@ class _Workers:
         loop = asyncio.get_running_loop()
         for one in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(one, self._stop, one)
-        # A terminal that closes says so with the signal that asks a service to reload.
-        hang_up = self._stop if sys.stdin.isatty() else self._pass_on
-        loop.add_signal_handler(signal.SIGHUP, hang_up, signal.SIGHUP)
+        hang_up = self._stop if ends_with_terminal() else self._pass_on
+        loop.add_signal_handler(HANG_UP, hang_up, HANG_UP)
+        take_hang_up()
         async with asyncio.TaskGroup() as group:
             for command in commands:
                 group.create_task(self._keep_one(command))
@@ -109,12 +111,18 @@ class _Workers:
 
     async def _run_one(self, command: Sequence[str]) -> int:
         """Run a worker to its end, and return its exit code."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the parent, which passes it on
-            pass_fds=self._files,
-        )
+        async with self._starting:
+            # It begins with SIGHUP held, and takes it when it can.
+            hold_hang_up()
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C is for the parent, which passes it on
+                    pass_fds=self._files,
+                )
+            finally:
+                take_hang_up()
         self._processes.add(process)
         if self.killed_by is not None:
             process.kill()

@@ -10,7 +10,7 @@ import re
 import signal
 import socket
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -87,8 +87,13 @@ async def started(*arguments: str, **environment: str) -> AsyncIterator[Server]:
 
 
 async def process_of(*arguments: str, **environment: str) -> Process:
+    return await process_reading(None, *arguments, **environment)
+
+
+async def process_reading(stdin: int | None, /, *arguments: str, **environment: str) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "reverb_py", "start", *arguments),
+        stdin=stdin,
         stdout=PIPE,
         stderr=PIPE,
         env={
@@ -316,6 +321,46 @@ async def test_hanging_up_a_service_reloads_its_apps_and_keeps_its_connections(
             await stays.send('{"event":"pusher:ping"}')
             assert await stays.recv(decode=True) == '{"event":"pusher:pong","data":"{}"}'
         assert (await server.stopped_by(signal.SIGTERM))[0] == 0
+
+
+async def test_a_service_that_is_asked_to_reload_while_it_starts_does_so_when_it_has() -> None:
+    process = await process_reading(DEVNULL, "--host", "127.0.0.1", "--port", "0", **APP)
+    server = Server(process)
+    async with asyncio.timeout(PATIENCE):
+        # From the first lines on it holds the signal; what it is made of has yet to be imported.
+        while not holds_hang_up(process.pid):  # noqa: ASYNC110 - nothing says so
+            await asyncio.sleep(0.001)
+    process.send_signal(signal.SIGHUP)
+
+    await server.said("Listening")
+    await server.said(r"Reloaded the apps +apps=\['1001'\]")
+    process.send_signal(signal.SIGHUP)
+    await server.said(r"Reloaded the apps +apps=\['1001'\]")
+    assert (await server.stopped_by(signal.SIGTERM))[0] == 0
+
+
+def holds_hang_up(pid: int) -> bool:
+    """Tell whether SIGHUP would wait for a process, where the system is Linux."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    match = re.search(r"^SigBlk:\s+([0-9a-f]+)$", status, re.MULTILINE)
+    assert match is not None
+    return bool(int(match[1], 16) & 1 << (signal.SIGHUP - 1))
+
+
+@pytest.mark.parametrize("moment", ["at once", "when it listens"])
+async def test_closing_the_terminal_ends_the_server(moment: str) -> None:
+    terminal, stdin = os.openpty()
+    try:
+        process = await process_reading(stdin, "--host", "127.0.0.1", "--port", "0", **APP)
+        server = Server(process)
+        if moment == "when it listens":
+            await server.said("Listening")
+        code, said = await server.stopped_by(signal.SIGHUP)
+    finally:
+        os.close(terminal)
+        os.close(stdin)
+    assert code == (0 if moment == "when it listens" else -signal.SIGHUP)
+    assert "Reloaded" not in said
 
 
 async def test_the_env_file_of_the_folder_is_read(tmp_path: Path) -> None:

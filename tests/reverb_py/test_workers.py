@@ -70,6 +70,17 @@ async def two_workers(
     redis: RedisServer, port: int = 0, **environment: str
 ) -> AsyncIterator[Workers]:
     """Start two workers, and wait until both listen."""
+    async with starting_workers(redis, port, **environment) as workers:
+        match = await workers.said(r"Listening .*url=http\S*:(\d*)", 2)
+        workers.port = int(match[1] or 0)
+        yield workers
+
+
+@asynccontextmanager
+async def starting_workers(
+    redis: RedisServer, port: int = 0, **environment: str
+) -> AsyncIterator[Workers]:
+    """Start two workers."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "reverb_py", "start", "--workers", "2"),
         stdin=DEVNULL,
@@ -91,8 +102,6 @@ async def two_workers(
     workers = Workers(process)
     listening = asyncio.create_task(workers.listen())
     try:
-        match = await workers.said(r"Listening .*url=http\S*:(\d*)", 2)
-        workers.port = int(match[1] or 0)
         yield workers
     finally:
         if process.returncode is None:
@@ -155,6 +164,24 @@ async def test_a_second_signal_to_the_parent_ends_all_of_them_at_once(redis: Red
         for pid in pids:
             with pytest.raises(ProcessLookupError):
                 os.kill(pid, 0)
+
+
+async def test_workers_that_are_asked_to_reload_while_they_start_do_so_when_they_have(
+    redis: RedisServer,
+) -> None:
+    async with starting_workers(redis) as workers:
+        async with asyncio.timeout(PATIENCE):
+            while len(workers.pids()) < 2:  # noqa: ASYNC110 - nothing says so
+                await asyncio.sleep(0.001)
+        pids = workers.pids()
+        workers.process.send_signal(signal.SIGHUP)
+
+        await workers.said("Reloaded the apps", 2)
+        assert workers.pids() == pids, "none had to be started again"
+        workers.process.send_signal(signal.SIGHUP)
+        await workers.said("Reloaded the apps", 4)
+        workers.process.terminate()
+        assert await workers.ended() == 0
 
 
 async def test_new_workers_may_take_over_the_port_of_old_ones(redis: RedisServer) -> None:
