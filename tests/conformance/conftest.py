@@ -2,14 +2,16 @@
 Where the server under test comes from, and which of the tests are for it.
 
 With CONFORMANCE_URL it is one that is running already, and README.md says what else to set.
-Without, each test gets a reverb_py of its own, with an app for every role.
+Without, each test gets a reverb_py of its own, with an app for every role: once it is one node, and
+once it is two on a Redis, to which connections and requests go in turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from logging import ERROR
@@ -19,9 +21,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from reverb_py.cluster.connections import RedisAddress
+from reverb_py.cluster.node import Scaling
 from reverb_py.core.apps import App, ClientEventsFrom, RateLimit, Webhook
 from reverb_py.testing import serving
 from tests.conformance.wire import Credentials, PusherApp, WebhookReceiver
+from tests.support.redis import RedisServer, redis_server
 
 _FEATURES = frozenset(
     {
@@ -92,13 +97,15 @@ _WEBHOOK_KINDS = (
 )
 _ROLES = (*_APPS, "webhook_app")
 _PATH_PREFIX = "/realtime"
+_PER_NODE = frozenset({"quota_app", "throttled_app"})
+"""Roles whose limits each node of a deployment counts for itself: docs/scaling.md says so."""
 
 
 @dataclass(frozen=True)
 class _Server:
     """A server under test. What it has no app or no way for is None."""
 
-    url: str
+    urls: Sequence[str]
     credentials: dict[str, Credentials]
     path_prefix: str | None
     session: aiohttp.ClientSession
@@ -107,7 +114,7 @@ class _Server:
 
     def app_for(self, role: str) -> PusherApp:
         return PusherApp(
-            self.url,
+            self.urls,
             self.credentials[role],
             self.session,
             is_exact=self.is_exact,
@@ -116,7 +123,10 @@ class _Server:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known that says which optional features a test is about."""
+    """Make the markers known that say which optional features, or which nodes, a test is about."""
+    config.addinivalue_line(
+        "markers", "per_node: docs/scaling.md promises this of each node by itself only"
+    )
     config.addinivalue_line(
         "markers", f"needs(*features): the server has to have {', '.join(sorted(_FEATURES))}"
     )
@@ -125,6 +135,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what the server does not claim to have, and roles for which it has no app."""
     if "CONFORMANCE_URL" not in os.environ:
+        _leave_out(config, items, [item for item in items if _is_of_one_node(item)])
         return
     claimed = _claimed_features()
     if unknown := claimed - _FEATURES:
@@ -135,13 +146,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     missing = {*_ROLES, "path_prefix", "stop_server"} - _credentials_given().keys()
     if "CONFORMANCE_PATH_PREFIX" in os.environ:
         missing -= {"path_prefix"}
-    left_out = [item for item in items if _is_left_out(item, claimed, missing)]
+    _leave_out(config, items, [item for item in items if _is_left_out(item, claimed, missing)])
+
+
+def _leave_out(
+    config: pytest.Config, items: list[pytest.Item], left_out: list[pytest.Item]
+) -> None:
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
 def _claimed_features() -> set[str]:
     return set(os.environ.get("CONFORMANCE_FEATURES", ",".join(_FEATURES)).split(",")) - {""}
+
+
+def _is_of_one_node(item: pytest.Item) -> bool:
+    """Tell whether a test on two nodes is about what is promised of each by itself."""
+    parameters = getattr(item, "callspec", None)
+    if parameters is None or parameters.params.get("number_of_nodes", 1) == 1:
+        return False
+    has_limit = not _PER_NODE.isdisjoint(getattr(item, "fixturenames", ()))
+    return has_limit or item.get_closest_marker("per_node") is not None
 
 
 def _is_left_out(item: pytest.Item, claimed: set[str], missing: set[str]) -> bool:
@@ -166,19 +191,52 @@ def _credentials_given() -> dict[str, Credentials]:
     return given
 
 
+@pytest.fixture(scope="session", name="redis")
+def _redis() -> Iterator[RedisServer]:
+    """Run what joins nodes; each test has a prefix of its own."""
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture(
+    params=[1] if "CONFORMANCE_URL" in os.environ else [1, 2],
+    ids=lambda number: "on_one_node" if number == 1 else "on_two_nodes",
+)
+def number_of_nodes(request: pytest.FixtureRequest) -> int:
+    """Have every test run on one node, and on two that have to look like one."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture
+def scalings(number_of_nodes: int, request: pytest.FixtureRequest) -> list[Scaling | None]:
+    """Return what each node of the test has to know of the others."""
+    if number_of_nodes == 1:
+        return [None]
+    redis: RedisServer = request.getfixturevalue("redis")
+    prefix = f"test.{secrets.token_hex(4)}:"
+    return [Scaling(redis=RedisAddress(port=redis.port), prefix=prefix)] * number_of_nodes
+
+
 @asynccontextmanager
-async def _own_server(session: aiohttp.ClientSession) -> AsyncIterator[_Server]:
+async def _own_server(
+    session: aiohttp.ClientSession, scalings: list[Scaling | None]
+) -> AsyncIterator[_Server]:
     stack = AsyncExitStack()
     async with stack:
-        server = await stack.enter_async_context(
-            serving(
-                *_APPS.values(),
-                timer_resolution=0.02,
-                path_prefix=_PATH_PREFIX,
+        nodes = [
+            await stack.enter_async_context(
+                serving(
+                    *_APPS.values(),
+                    timer_resolution=0.02,
+                    path_prefix=_PATH_PREFIX,
+                    scaling=scaling,
+                )
             )
-        )
+            for scaling in scalings
+        ]
         yield _Server(
-            url=f"http://127.0.0.1:{server.port}",
+            urls=[f"http://127.0.0.1:{node.port}" for node in nodes],
             credentials={
                 role: Credentials(app.id, app.key, app.secret, *app.previous_secrets)
                 for role, app in _APPS.items()
@@ -192,18 +250,18 @@ async def _own_server(session: aiohttp.ClientSession) -> AsyncIterator[_Server]:
 
 @pytest.fixture
 async def server_under_test(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, scalings: list[Scaling | None]
 ) -> AsyncIterator[_Server]:
     """Find the server, or start one; ours may neither log an error nor let an exception escape."""
     async with aiohttp.ClientSession() as session:
         url = os.environ.get("CONFORMANCE_URL")
         if url is not None:
             prefix = os.environ.get("CONFORMANCE_PATH_PREFIX")
-            yield _Server(url, _credentials_given(), prefix, session, is_exact=False, stop=None)
+            yield _Server([url], _credentials_given(), prefix, session, is_exact=False, stop=None)
             return
         unhandled: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: unhandled.append(what))
-        async with _own_server(session) as server:
+        async with _own_server(session, scalings) as server:
             yield server
         assert unhandled == []
         assert [record for record in caplog.get_records("call") if record.levelno >= ERROR] == []
@@ -242,20 +300,24 @@ async def webhook_receiver() -> AsyncIterator[WebhookReceiver]:
 
 
 @pytest.fixture(name="webhook_app")
-async def _webhook_app(webhook_receiver: WebhookReceiver) -> AsyncIterator[PusherApp]:
-    async with aiohttp.ClientSession() as session:
+async def _webhook_app(
+    webhook_receiver: WebhookReceiver, scalings: list[Scaling | None]
+) -> AsyncIterator[PusherApp]:
+    async with aiohttp.ClientSession() as session, AsyncExitStack() as stack:
         url = os.environ.get("CONFORMANCE_URL")
         if url is not None:
-            yield _Server(url, _credentials_given(), None, session, False, None).app_for(
+            yield _Server([url], _credentials_given(), None, session, False, None).app_for(
                 "webhook_app"
             )
             return
         webhook = Webhook(url=webhook_receiver.url, kinds=frozenset(_WEBHOOK_KINDS))
         app = replace(_WEBHOOK_APP, webhooks=(webhook,))
-        async with serving(app, shutdown_seconds=0.5) as server:
-            url = f"http://127.0.0.1:{server.port}"
-            credentials = {"webhook_app": Credentials(app.id, app.key, app.secret)}
-            yield _Server(url, credentials, None, session, True, None).app_for("webhook_app")
+        urls = []
+        for scaling in scalings:
+            node = serving(app, shutdown_seconds=0.5, scaling=scaling)
+            urls.append(f"http://127.0.0.1:{(await stack.enter_async_context(node)).port}")
+        credentials = {"webhook_app": Credentials(app.id, app.key, app.secret)}
+        yield _Server(urls, credentials, None, session, True, None).app_for("webhook_app")
 
 
 @pytest.fixture

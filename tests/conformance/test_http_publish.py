@@ -208,6 +208,7 @@ async def publish_batch(app: PusherApp, *items: object) -> Answer:
     return await app.post("/batch_events", {"batch": items})
 
 
+@pytest.mark.per_node
 async def test_a_batch_is_published_in_its_order(app: PusherApp) -> None:
     """Reverb answers `{"batch":{}}`, Soketi `{"ok":true}`."""
     one, two = fresh("orders-"), fresh("orders-")

@@ -31,6 +31,7 @@ async def test_a_webhook_is_signed_json_from_now(
 
 
 @pytest.mark.needs("cache")
+@pytest.mark.per_node
 async def test_a_crowd_that_misses_the_same_event_is_one_miss(
     webhook_app: PusherApp, webhook_receiver: WebhookReceiver
 ) -> None:

@@ -13,9 +13,10 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -115,27 +116,32 @@ class PusherApp:
     """
     One app of the server under test, as its clients and its backend see it.
 
-    `url` is where the server is, `http://host:port` with or without a path in front of `/app` and
-    `/apps`. With `is_exact` what arrives is compared as it is; without, what the protocol leaves
-    open is evened out first: the order of keys, the white space in JSON and the data of a pong.
-    Without `has_refusal_code`, a refusal for which this project has 4300 may have any code, or
-    none.
+    `urls` are where the server is, `http://host:port` with or without a path in front of `/app` and
+    `/apps`; where there are several, connections and requests go to each in turn. With `is_exact`
+    what arrives is compared as it is; without, what the protocol leaves open is evened out first:
+    the order of keys, the white space in JSON and the data of a pong. Without `has_refusal_code`, a
+    refusal for which this project has 4300 may have any code, or none.
     """
 
     def __init__(
         self,
-        url: str,
+        urls: Sequence[str],
         credentials: Credentials,
         session: aiohttp.ClientSession,
         *,
         is_exact: bool,
         has_refusal_code: bool,
     ) -> None:
-        self.url = url.rstrip("/")
+        self._urls = cycle([url.rstrip("/") for url in urls])
         self.id, self.key, self.secret, self.previous_secret = credentials
         self.is_exact = is_exact
         self.has_refusal_code = has_refusal_code
         self._session = session
+
+    @property
+    def url(self) -> str:
+        """Where the server is: whoever asks is sent to one place after the other."""
+        return next(self._urls)
 
     # Clients.
 

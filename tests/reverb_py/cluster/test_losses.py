@@ -8,6 +8,7 @@ import secrets
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+import aiohttp
 import pytest
 
 from reverb_py.cluster import outgoing
@@ -256,6 +257,84 @@ async def member_over(deployment: Deployment, port: int, user_id: str) -> Pusher
     client = await deployment.stack.enter_async_context(connected_to(port))
     await client.subscribe("presence-room", member(user_id))
     return client
+
+
+async def test_a_node_that_is_killed_while_it_publishes_loses_nothing_that_it_has_answered(
+    deployment: Deployment,
+) -> None:
+    here = await deployment.node(lease_seconds=2.0)
+    client = await deployment.client(here)
+    await client.subscribe("orders")
+    answered: list[str] = []
+    sent: list[str] = []
+    async with node_process(deployment, lease_seconds=2.0) as there:
+
+        async def publish(publisher: int) -> None:
+            for number in range(100_000):
+                data = f"{publisher} {number}"
+                sent.append(data)
+                try:
+                    await there.publish("orders", data)
+                except aiohttp.ClientError:
+                    return
+                answered.append(data)
+
+        publishing = [asyncio.create_task(publish(number)) for number in range(8)]
+        await until(lambda: len(answered) >= 200)
+        there.process.kill()
+        await asyncio.gather(*publishing)
+    await here.publish("n", "orders", "end")
+
+    *heard, _ = await heard_until(client, "end")
+    assert len(heard) == len(set(heard)), "none comes twice"
+    assert set(answered) <= set(heard) <= set(sent)
+    for publisher in range(8):
+        own = [data for data in heard if data.startswith(f"{publisher} ")]
+        assert own == [f"{publisher} {number}" for number in range(len(own))]
+
+
+async def test_users_of_a_killed_node_are_told_offline_once_where_they_are_watched(
+    deployment: Deployment,
+) -> None:
+    nodes = await deployment.nodes(2, lease_seconds=1.0)
+    watchers = [await deployment.client(node) for node in nodes]
+    for number, watcher in enumerate(watchers):
+        await watcher.sign_in(f'{{"id":"watcher-{number}","watchlist":["7","8"]}}')
+        assert await watcher.receive() == watchlist("offline", "7", "8")
+    on_two_nodes = await deployment.client(nodes[0])
+    await on_two_nodes.sign_in('{"id":"8"}')
+    for watcher in watchers:
+        assert await watcher.receive() == watchlist("online", "8")
+
+    async with (
+        node_process(deployment) as there,
+        connected_to(there.port) as seven,
+        connected_to(there.port) as eight,
+    ):
+        await eight.sign_in('{"id":"8"}')
+        await seven.sign_in('{"id":"7"}')
+        for watcher in watchers:
+            assert await watcher.receive() == watchlist("online", "7")
+        there.process.kill()
+        for watcher in watchers:
+            assert await watcher.receive() == watchlist("offline", "7")
+
+    await until(lambda: len(deployment.stored_nodes()) == 2)
+    for watcher in watchers:
+        await watcher.ping()
+    assert [key for key in deployment.stored_keys() if key.startswith("{1001:#online.7}")] == []
+    on_two_nodes.websocket.transport.abort()
+    for watcher in watchers:
+        assert await watcher.receive() == watchlist("offline", "8")
+
+
+def watchlist(name: str, *user_ids: str) -> str:
+    """Return what a watcher is told of users that it watches."""
+    ids = ",".join(f'\\"{user_id}\\"' for user_id in user_ids)
+    return (
+        '{"event":"pusher_internal:watchlist_events","data":'
+        f'"{{\\"events\\":[{{\\"name\\":\\"{name}\\",\\"user_ids\\":[{ids}]}}]}}"}}'
+    )
 
 
 async def test_a_killed_worker_is_replaced_and_its_members_leave_once(
