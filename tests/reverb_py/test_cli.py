@@ -75,11 +75,20 @@ class Server:
 @asynccontextmanager
 async def started(*arguments: str, **environment: str) -> AsyncIterator[Server]:
     """Start a server on a free port and wait until it listens."""
-    process = await process_of("--host", "127.0.0.1", "--port", "0", *arguments, **environment)
-    try:
-        server = Server(process)
+    async with starting(None, *arguments, **environment) as server:
         server.port = int((await server.said(r"Listening .*url=https?://127\.0\.0\.1:(\d+)"))[1])
         yield server
+
+
+@asynccontextmanager
+async def starting(
+    stdin: int | None, /, *arguments: str, **environment: str
+) -> AsyncIterator[Server]:
+    """Start a server on a free port; it reads `stdin`."""
+    options = ("--host", "127.0.0.1", "--port", "0")
+    process = await process_reading(stdin, *options, *arguments, **environment)
+    try:
+        yield Server(process)
     finally:
         if process.returncode is None:
             process.kill()
@@ -324,19 +333,18 @@ async def test_hanging_up_a_service_reloads_its_apps_and_keeps_its_connections(
 
 
 async def test_a_service_that_is_asked_to_reload_while_it_starts_does_so_when_it_has() -> None:
-    process = await process_reading(DEVNULL, "--host", "127.0.0.1", "--port", "0", **APP)
-    server = Server(process)
-    async with asyncio.timeout(PATIENCE):
-        # From the first lines on it holds the signal; what it is made of has yet to be imported.
-        while not holds_hang_up(process.pid):  # noqa: ASYNC110 - nothing says so
-            await asyncio.sleep(0.001)
-    process.send_signal(signal.SIGHUP)
+    async with starting(DEVNULL, **APP) as server:
+        async with asyncio.timeout(PATIENCE):
+            # From the first lines on it holds the signal; most has yet to be imported.
+            while not holds_hang_up(server.process.pid):  # noqa: ASYNC110 - nothing says so
+                await asyncio.sleep(0.001)
+        server.process.send_signal(signal.SIGHUP)
 
-    await server.said("Listening")
-    await server.said(r"Reloaded the apps +apps=\['1001'\]")
-    process.send_signal(signal.SIGHUP)
-    await server.said(r"Reloaded the apps +apps=\['1001'\]")
-    assert (await server.stopped_by(signal.SIGTERM))[0] == 0
+        await server.said("Listening")
+        await server.said(r"Reloaded the apps +apps=\['1001'\]")
+        server.process.send_signal(signal.SIGHUP)
+        await server.said(r"Reloaded the apps +apps=\['1001'\]")
+        assert (await server.stopped_by(signal.SIGTERM))[0] == 0
 
 
 def holds_hang_up(pid: int) -> bool:
@@ -351,11 +359,10 @@ def holds_hang_up(pid: int) -> bool:
 async def test_closing_the_terminal_ends_the_server(moment: str) -> None:
     terminal, stdin = os.openpty()
     try:
-        process = await process_reading(stdin, "--host", "127.0.0.1", "--port", "0", **APP)
-        server = Server(process)
-        if moment == "when it listens":
-            await server.said("Listening")
-        code, said = await server.stopped_by(signal.SIGHUP)
+        async with starting(stdin, **APP) as server:
+            if moment == "when it listens":
+                await server.said("Listening")
+            code, said = await server.stopped_by(signal.SIGHUP)
     finally:
         os.close(terminal)
         os.close(stdin)
