@@ -114,7 +114,8 @@ class AppBus:
         if users.sign_in(session, user._replace(watchlist=())):
             topic = self._listening.topic(self, USER_PREFIX + user.id)
             topic.hold(user.id, b"")
-            if self._link.is_away and topic.members is not None and user.id not in topic.members:
+            if topic.members is not None and user.id not in topic.members:
+                # Here it is certain; Redis has yet to tell the others.
                 topic.show(user.id, b"")
         if user.watchlist:
             _Watch(self, session, user)

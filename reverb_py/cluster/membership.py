@@ -426,7 +426,8 @@ class Membership:
             # Who brings another info leaves first, as on a node alone.
             is_wanted = hold.connections > 0 and not hold.is_outdated
             if is_wanted == hold.is_held:
-                if not is_wanted:
+                if not is_wanted and _is_over(hold):
+                    topic.was_not_told(hold.user_id)
                     _drop(hold)
                 continue
             due.append(hold)
@@ -573,9 +574,14 @@ class Membership:
         )
 
 
+def _is_over(hold: Hold) -> bool:
+    """Tell whether a hold is neither wanted nor there, and not forgotten yet."""
+    is_unwanted = hold.connections == 0 and not hold.is_held
+    return is_unwanted and hold.topic.holds.get(hold.user_id) is hold
+
+
 def _drop(hold: Hold) -> None:
-    """Forget a hold that is neither wanted nor there."""
-    topic = hold.topic
-    if hold.connections == 0 and not hold.is_held and topic.holds.get(hold.user_id) is hold:
-        del topic.holds[hold.user_id]
-        topic.look_whether_idle()
+    """Forget a hold that is over."""
+    if _is_over(hold):
+        del hold.topic.holds[hold.user_id]
+        hold.topic.look_whether_idle()

@@ -290,8 +290,13 @@ class Topic:
         if hold.connections == 0:
             hold.is_admitted = False
             self._node.change(hold)
-            if user_id in self._unconfirmed and self._node.is_away:
-                self._hide(user_id)
+            if self._node.is_away:
+                self.was_not_told(user_id)
+
+    def was_not_told(self, user_id: str) -> None:
+        """Nobody else has heard of a user who is gone, and so none will say so."""
+        if user_id in self._unconfirmed:
+            self._hide(user_id)
 
     def held(self, hold: Hold, version: int) -> None:
         """Redis has noted a hold."""

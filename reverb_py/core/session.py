@@ -262,7 +262,8 @@ class Session:
             _SubscriptionRefused: It may not.
         """
         app, channel = self.hub.app, request.channel
-        if self._has_left or channel in self.channels:
+        is_entering = self.entering is not None and channel in self.entering
+        if self._has_left or channel in self.channels or is_entering:
             # Who only ever joins is bounded by the number of its channels.
             self._require_few_subscriptions()
         if not is_channel_name(channel):
