@@ -23,7 +23,7 @@ from chat_api.settings import Settings
 from chat_api.store.outbox import Outbox
 from tests.chat_api.client import Client
 from tests.chat_api.world import QUICKLY, chat_api, settings_for
-from tests.end_to_end.test_scripts import Lines, Servers, post, serving_both
+from tests.end_to_end.servers import Lines, Servers, post, serving_both
 from tests.support.metrics import scraped
 from tests.support.proxy import proxying
 from tests.support.pusher_js import PusherJs, pusher_js

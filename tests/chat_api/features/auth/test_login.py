@@ -1,15 +1,11 @@
 """Logging in and out, and what a token is good for."""
 
 import asyncio
-import base64
-import hmac
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import jwt
-import msgspec
 import pytest
 from sqlalchemy import select
 
@@ -19,7 +15,8 @@ from chat_api.kernel.errors import TooMany, Unauthenticated
 from chat_api.runtime import migrated_store, with_accounts
 from chat_api.settings import Settings
 from tests.chat_api.client import Client
-from tests.chat_api.features.auth.test_passwords import SlowHasher
+from tests.chat_api.features.auth.forging import claims, segment, signed, signed_otherwise
+from tests.chat_api.features.auth.hashers import SlowHasher
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import CHEAP_HASHER, SECRET, World
 
@@ -258,36 +255,6 @@ async def test_revocations_are_purged_once_their_tokens_have_ended(world: World)
 
     left = await world.api.store.all(select(RevokedToken.token_id, RevokedToken.user_id))
     assert [row.user_id for row in left] == [2]
-
-
-def segment(value: Any) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(value)).rstrip(b"=").decode()
-
-
-def claims(**changes: Any) -> dict[str, Any]:
-    now = int(datetime.now(UTC).timestamp())
-    usual = {
-        "uid": 1,
-        "sub": "ali@example.com",
-        "email": "ali@example.com",
-        "name": "Ali Valiyev",
-        "role": "user",
-        "tenants": [],
-        "iat": now,
-        "exp": now + 1000,
-        "jti": "abc",
-    }
-    return {name: value for name, value in (usual | changes).items() if value is not None}
-
-
-def signed(payload: dict[str, Any], secret: str = SECRET) -> str:
-    return jwt.encode(payload, secret, algorithm="HS256")
-
-
-def signed_otherwise(payload: dict[str, Any], algorithm: str, digest: str) -> str:
-    head = f"{segment({'alg': algorithm, 'typ': 'JWT'})}.{segment(payload)}"
-    signature = hmac.digest(SECRET.encode(), head.encode(), digest)
-    return f"{head}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
 
 
 HOUR_AGO = int((datetime.now(UTC) - timedelta(hours=1)).timestamp())

@@ -1,37 +1,13 @@
 """Checking passwords in threads, without telling accounts apart."""
 
 import asyncio
-import threading
-from typing import Literal
 
 import pytest
-from argon2 import PasswordHasher
 
 from chat_api.features.auth.passwords import Passwords
 from chat_api.kernel.errors import TooMany
+from tests.chat_api.features.auth.hashers import SlowHasher
 from tests.chat_api.world import CHEAP_HASHER
-
-
-class SlowHasher(PasswordHasher):
-    """Counts checks and how many ran at once, and holds each until it is let go."""
-
-    def __init__(self) -> None:
-        super().__init__(time_cost=1, memory_cost=8, parallelism=1)
-        self.let_go = threading.Event()
-        self.checked: list[str | bytes] = []
-        self.most_at_once = 0
-        self._now = 0
-        self._lock = threading.Lock()
-
-    def verify(self, hash: str | bytes, password: str | bytes) -> Literal[True]:  # noqa: A002
-        with self._lock:
-            self.checked.append(hash)
-            self._now += 1
-            self.most_at_once = max(self.most_at_once, self._now)
-        self.let_go.wait(60)
-        with self._lock:
-            self._now -= 1
-        return super().verify(hash, password)
 
 
 async def test_the_right_password_and_no_other_matches() -> None:

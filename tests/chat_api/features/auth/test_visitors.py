@@ -15,7 +15,7 @@ from chat_api.kernel.callers import Visitor
 from chat_api.kernel.clock import system_clock
 from chat_api.settings import Settings
 from tests.chat_api.client import Client
-from tests.chat_api.features.auth.test_login import claims, segment, signed, signed_otherwise
+from tests.chat_api.features.auth.forging import claims, segment, signed, signed_otherwise
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import SECRET, World
 

@@ -13,7 +13,6 @@ from chat_api.features.notifications.delivery import PushDelivery
 from chat_api.features.notifications.models import OwedPush
 from chat_api.features.notifications.service import Push
 from chat_api.store.engine import Store
-from tests.chat_api.features.notifications.conftest import HELLO, RETRIES, Owed, Post
 from tests.chat_api.features.notifications.google import (
     FORBIDDEN,
     UNAVAILABLE,
@@ -22,6 +21,7 @@ from tests.chat_api.features.notifications.google import (
     Refusal,
     refusal,
 )
+from tests.chat_api.features.notifications.posts import HELLO, RETRIES, Owed, Post
 
 ALI, VALI = 1, 2
 PHONE = "phone-of-ali:APA91bH_x-7Qk"

@@ -20,8 +20,8 @@ from chat_api.features.notifications.service import (
 from chat_api.settings import Settings
 from chat_api.store.engine import Store
 from tests.chat_api.client import Client
-from tests.chat_api.features.notifications.conftest import HELLO, Post
 from tests.chat_api.features.notifications.google import FakeGoogle
+from tests.chat_api.features.notifications.posts import HELLO, Post
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import World
 

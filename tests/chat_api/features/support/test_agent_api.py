@@ -16,13 +16,13 @@ from tests.chat_api.features.support.desk import (
     all_of,
     desk_at,
     naming,
+    timeless,
 )
 from tests.chat_api.features.support.guide_models import (
     ChatMessage,
     ConversationMetadata,
     Participant,
 )
-from tests.chat_api.features.support.test_customer_api import timeless
 from tests.chat_api.receiver import RealtimeReceiver
 
 TOO_LATE = {

@@ -17,6 +17,7 @@ from tests.chat_api.features.support.desk import (
     all_of,
     desk_at,
     naming,
+    timeless,
 )
 from tests.chat_api.features.support.guide_models import (
     ChatMessage,
@@ -29,19 +30,6 @@ UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 FINGERPRINT = "5b0c2f1e-fingerprint-of-a-phone"
 ATTRIBUTES = {"fingerprint": FINGERPRINT, "displayName": "Jane Doe", "contact": "0123456789"}
 """What guide 000's createConversation() sends."""
-
-
-def timeless(value: Any) -> Any:
-    """Replace every time of the wire's form, so that the rest can be compared exactly."""
-    match value:
-        case dict():
-            return {name: timeless(inner) for name, inner in value.items()}
-        case list():
-            return [timeless(inner) for inner in value]
-        case str() if re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value):
-            return "TIME"
-        case _:
-            return value
 
 
 async def test_guide_000_a_conversation_from_its_start_to_its_end(desk: Desk) -> None:

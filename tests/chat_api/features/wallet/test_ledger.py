@@ -14,8 +14,7 @@ from chat_api.features.wallet.ledger import MAX_AMOUNT, InsufficientFunds, Ledge
 from chat_api.features.wallet.models import WalletAccount
 from chat_api.kernel.clock import system_clock
 from chat_api.store.engine import UnitOfWork
-from tests.chat_api.features.wallet.books import check_the_books
-from tests.chat_api.features.wallet.test_wallet import TRANSACTIONS, balance, pay
+from tests.chat_api.features.wallet.books import TRANSACTIONS, balance, check_the_books, pay
 from tests.chat_api.world import World
 
 LEDGER = Ledger("USD", system_clock)

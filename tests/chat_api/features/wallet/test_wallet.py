@@ -9,13 +9,16 @@ import msgspec
 import pytest
 
 from chat_api.settings import Settings
-from tests.chat_api.client import Client, Reply
-from tests.chat_api.features.wallet.books import check_the_books
+from tests.chat_api.client import Client
+from tests.chat_api.features.wallet.books import (
+    PAYMENTS,
+    TRANSACTIONS,
+    balance,
+    check_the_books,
+    pay,
+)
 from tests.chat_api.receiver import RealtimeReceiver
 from tests.chat_api.world import World, chat_api
-
-PAYMENTS = "/api/wallet/payments"
-TRANSACTIONS = "/api/wallet/transactions"
 
 OPENING = {
     "id": "ID",
@@ -58,24 +61,6 @@ def timeless(value: Any) -> Any:
             return "TIME"
         case _:
             return value
-
-
-async def pay(
-    client: Client, recipient: Any, amount: Any, key: str, socket: str = "", **more: Any
-) -> Reply:
-    return await client.post(
-        PAYMENTS,
-        {"recipientId": recipient, "amount": amount, **more},
-        headers={"Idempotency-Key": key} | ({"X-Socket-ID": socket} if socket else {}),
-    )
-
-
-async def balance(client: Client) -> int:
-    reply = await client.get("/api/wallet/balance")
-    assert reply.status == 200
-    assert reply.body == {"balance": reply.body["balance"], "currency": "USD"}
-    held: int = reply.body["balance"]
-    return held
 
 
 async def newcomer(world: World, email: str = "new@example.com") -> Client:
