@@ -5,9 +5,11 @@ Reading the environment and `.env`: one variable at a time, which is named when 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from io import StringIO
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 __all__ = ["Reader", "WrongSetting", "load_environment", "within", "within_or_off"]
 
@@ -28,18 +30,33 @@ def load_environment(environment: Mapping[str, str], folder: Path) -> dict[str, 
     `null` counts as not set.
 
     Raises:
-        WrongSetting: `.env` can't be read, or is not UTF-8.
+        WrongSetting: `.env` can't be read, is not UTF-8, or has a line that means nothing.
     """
     file = folder / ".env"
+    from_file = dotenv_values(stream=StringIO(_text_of(file)))
+    merged = {name: value for name, value in from_file.items() if value is not None}
+    merged.update(environment)
+    return {name: value for name, value in merged.items() if value.lower() not in _UNSET}
+
+
+def _text_of(file: Path) -> str:
+    """Return what a `.env` file says, once every line is checked; a folder says nothing."""
     try:
-        from_file = dotenv_values(file, encoding="utf-8-sig")
+        text = "" if file.is_dir() else file.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        return ""
     except OSError as exc:
         raise WrongSetting(f"{file}: {exc.strerror or exc}") from None
     except UnicodeDecodeError as exc:
         raise WrongSetting(f"{file} must be UTF-8: {exc.reason} at byte {exc.start}") from None
-    merged = {name: value for name, value in from_file.items() if value is not None}
-    merged.update(environment)
-    return {name: value for name, value in merged.items() if value.lower() not in _UNSET}
+    for binding in parse_stream(StringIO(text)):
+        if binding.error:
+            found = binding.original.string
+            blank = found[: len(found) - len(found.lstrip())]  # lines before it belong to it
+            line = binding.original.line + blank.count("\n")
+            # What is there may be a secret.
+            raise WrongSetting(f"{file}, line {line}: must be NAME=value, with every quote closed")
+    return text
 
 
 class Reader:

@@ -366,6 +366,22 @@ def test_a_file_of_another_encoding_is_explained(tmp_path: Path) -> None:
     assert str(error.value) == f"{tmp_path}/.env must be UTF-8: invalid start byte at byte 0"
 
 
+@pytest.mark.parametrize(
+    "broken", ['X="unclosed', "X='unclosed", "=value", 'X="quoted" and not', "two words"]
+)
+def test_a_line_of_env_that_means_nothing_is_named_and_not_shown(
+    tmp_path: Path, broken: str
+) -> None:
+    (tmp_path / ".env").write_text(f"A=1\n# a comment\n\n  {broken}\nB=2\n")
+
+    with pytest.raises(WrongSetting) as wrong:
+        load_environment({}, tmp_path)
+
+    assert str(wrong.value) == (
+        f"{tmp_path}/.env, line 4: must be NAME=value, with every quote closed"
+    )
+
+
 def test_pages_may_ask_by_their_origins() -> None:
     written = "https://App.example.com:443, http://localhost:5173,capacitor://localhost"
     named = Settings.from_environment(LEAST | {"CHAT_ALLOWED_ORIGINS": written})

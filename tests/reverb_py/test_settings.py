@@ -744,6 +744,22 @@ def test_a_line_of_env_is_read_as_laravel_reads_it(
     assert load_environment({}, tmp_path).get("X") == value
 
 
+@pytest.mark.parametrize(
+    "broken", ['X="unclosed', "X='unclosed", "=value", 'X="quoted" and not', "two words"]
+)
+def test_a_line_of_env_that_means_nothing_is_named_and_not_shown(
+    tmp_path: Path, broken: str
+) -> None:
+    (tmp_path / ".env").write_text(f"A=1\n# a comment\n\n  {broken}\nB=2\n")
+
+    with pytest.raises(WrongSetting) as wrong:
+        load_environment({}, tmp_path)
+
+    assert str(wrong.value) == (
+        f"{tmp_path}/.env, line 4: must be NAME=value, with every quote closed"
+    )
+
+
 def test_windows_line_ends_and_a_byte_order_mark_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b'\xef\xbb\xbfA=1\r\nB="2"\r\n')
 
