@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import random
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any
 import aiohttp
 import click
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 
 from reverb_py.settings import WrongSetting, load_environment
 
@@ -27,6 +28,9 @@ try:
     _LOCAL = load_environment(os.environ, environment.ROOT)
 except WrongSetting as exc:
     sys.exit(str(exc))
+
+# The authorities that scripts/server has the chat API believe.
+os.environ |= {name: _LOCAL[name] for name in ("SSL_CERT_FILE", "SSL_CERT_DIR") if name in _LOCAL}
 
 _COLOURS = {"SUCCESS": "green", "EVENT": "cyan", "WARNING": "yellow", "ERROR": "red"}
 
@@ -120,7 +124,7 @@ class Options:
 @click.option(
     "--scheme",
     type=click.Choice(["http", "https"]),
-    default=_LOCAL.get("REVERB_SCHEME", "http"),
+    default=_LOCAL.get("REVERB_SCHEME", "https" if "REVERB_TLS_CERT_FILE" in _LOCAL else "http"),
     show_default=True,
     help="https connects with wss.",
 )
@@ -174,10 +178,11 @@ def main(
 
 async def listen(options: Options) -> None:
     """Stay connected until it is hopeless or Ctrl-C."""
+    has_connected = asyncio.Event()
     async with aiohttp.ClientSession() as http:
         for delay in reconnection_delays():
             try:
-                await listen_once(options, http)
+                await listen_once(options, http, has_connected)
             except ConnectionClosed as exc:
                 code = exc.rcvd.code if exc.rcvd else 1006
                 reason = exc.rcvd.reason if exc.rcvd else "connection lost"
@@ -186,10 +191,43 @@ async def listen(options: Options) -> None:
                 options.screen.say("WARNING", f"Connection closed: {code} {reason}")
             except (InvalidURI, aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as exc:
                 raise Hopeless(f"This is no address to connect to: {exc}") from None
+            except InvalidStatus as exc:
+                status = exc.response.status_code
+                if 400 <= status < 500 and status != 429:
+                    raise Hopeless(
+                        f"{options.websocket} answered {status}: no WebSocket server is there "
+                        "(another: --host, --port)"
+                    ) from None
+                options.screen.say("WARNING", f"Not connected: {exc}")
+            except (ssl.SSLCertVerificationError, aiohttp.ClientConnectorCertificateError) as exc:
+                raise Hopeless(
+                    f"The certificate is not believed: {reason_of(exc)} (SSL_CERT_FILE names those "
+                    "of other authorities)"
+                ) from None
             except (OSError, InvalidHandshake, TimeoutError, aiohttp.ClientError) as exc:
-                options.screen.say("WARNING", f"Not connected: {str(exc) or type(exc).__name__}")
+                text = f"Not connected: {reason_of(exc)}"
+                if isinstance(exc, OSError):
+                    is_apis = isinstance(exc, aiohttp.ClientError)
+                    where = options.api if is_apis else options.websocket
+                    text = f"Nothing answers at {where} ({reason_of(exc)})"
+                    if not has_connected.is_set():
+                        text += ": is scripts/server running? Other ports: --api, --port"
+                options.screen.say("WARNING", text)
             options.screen.say("INFO", f"Trying again in {delay:.0f} s (Ctrl-C stops)")
             await asyncio.sleep(delay)
+
+
+def reason_of(error: Exception) -> str:
+    """Return why there was no connection, without the addresses that libraries put around it."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return reason_of(error.os_error)
+    if isinstance(error, OSError) and error.errno is not None:
+        # asyncio's own words have the address in them.
+        named = os.strerror(error.errno) if error.errno > 0 else error.strerror
+        return (named or str(error)).lower()
+    return str(error) or type(error).__name__
 
 
 def reconnection_delays() -> Iterator[float]:
@@ -200,7 +238,9 @@ def reconnection_delays() -> Iterator[float]:
         delay = min(delay * 2, 30.0)
 
 
-async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
+async def listen_once(
+    options: Options, http: aiohttp.ClientSession, has_connected: asyncio.Event
+) -> None:
     """Log in, connect, subscribe, and print events until the connection ends."""
     channels = options.channels
     token = ""
@@ -208,6 +248,7 @@ async def listen_once(options: Options, http: aiohttp.ClientSession) -> None:
         token, user_id = await log_in(options, http)
         channels = channels or (f"private-user.{user_id}",)
     async with connect(options.websocket, compression=None, proxy=None) as websocket:
+        has_connected.set()
         options.screen.say("SUCCESS", "WebSocket connection opened")
         async for text in websocket:
             if options.debug:

@@ -140,12 +140,14 @@ async def run(path: Path, *arguments: str, settings: dict[str, str]) -> Ended:
 
 
 @asynccontextmanager
-async def serving_both(folder: Path, **settings: str) -> AsyncIterator[Servers]:
-    """Run scripts/server on ports that the system says are free."""
+async def serving_both(
+    folder: Path, *, scheme: str = "ws", **settings: str
+) -> AsyncIterator[Servers]:
+    """Run scripts/server on ports that the system says are free; `wss` is expected with TLS."""
     told = settings_of(folder, **settings)
     async with started(ROOT / "scripts" / "server", settings=told) as script:
         websocket = await script.output.find("WebSocket ", START_PATIENCE)
-        found = re.search(r"ws://127\.0\.0\.1:(\d+)/app/scripts-key$", websocket)
+        found = re.search(rf" {scheme}://127\.0\.0\.1:(\d+)/app/scripts-key$", websocket)
         assert found, websocket
         reverb_port = int(found[1])
         chat_port = int((await script.output.find("Chat API ")).rpartition(":")[2])

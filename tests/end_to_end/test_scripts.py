@@ -16,6 +16,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
+from pytest_aiohttp.plugin import AiohttpServer
 
 from reverb_py.testing import PATIENCE
 from tests.end_to_end.servers import (
@@ -30,6 +32,7 @@ from tests.end_to_end.servers import (
     settings_of,
     started,
 )
+from tests.support.certificates import certificate_for
 
 
 @asynccontextmanager
@@ -124,6 +127,54 @@ async def test_listeners_show_people_and_programs_a_message_typing_and_reading(
 
 
 @pytest.mark.usefixtures("_complete_environment")
+async def test_with_a_certificate_both_servers_and_the_listener_speak_tls(tmp_path: Path) -> None:
+    files = certificate_for(tmp_path, "reverb")
+    tls = {
+        "REVERB_TLS_CERT_FILE": str(files.certificate),
+        "REVERB_TLS_KEY_FILE": str(files.key),
+        "SSL_CERT_FILE": str(files.certificate),  # nobody has signed it but itself
+    }
+    async with (
+        serving_both(tmp_path, scheme="wss", **tls) as servers,
+        listening(servers) as listener,
+        aiohttp.ClientSession(f"http://127.0.0.1:{servers.chat_port}") as http,
+    ):
+        await listener.output.find("[SUCCESS] Subscribed to private-user.", START_PATIENCE)
+        account = {"email": "ali@example.com", "password": "password"}
+        token = (await post(http, "/api/login", account))["access_token"]
+        chat = await post(http, "/api/chats", {"user_id": 2}, token)
+        message = {"content": "Salom!", "tempId": "t-1"}
+        await post(http, f"/api/chats/{chat['id']}/messages", message, token)
+
+        assert await listener.output.find("Content: ") == "  Content: Salom!"
+
+
+@pytest.mark.usefixtures("_complete_environment")
+async def test_a_certificate_that_the_chat_api_would_not_believe_is_one_line_at_the_start(
+    tmp_path: Path,
+) -> None:
+    files = certificate_for(tmp_path, "reverb")
+    tls = {"REVERB_TLS_CERT_FILE": str(files.certificate), "REVERB_TLS_KEY_FILE": str(files.key)}
+    other_name = {"SSL_CERT_FILE": str(files.certificate), "REVERB_HOST": "ws.example.com"}
+
+    unsigned = await run(ROOT / "scripts" / "server", settings=settings_of(tmp_path, **tls))
+    misnamed = await run(
+        ROOT / "scripts" / "server", settings=settings_of(tmp_path, **tls, **other_name)
+    )
+
+    line = (
+        "REVERB_TLS_CERT_FILE: chat-api would not believe this certificate at {} ({}): set "
+        "REVERB_HOST to a name in it and SSL_CERT_FILE to the certificate of its authority, or "
+        "leave TLS out here\n"
+    )
+    reason = "Hostname mismatch, certificate is not valid for 'ws.example.com'"
+    assert (unsigned.status, unsigned.output) == (misnamed.status, misnamed.output) == (1, "")
+    signed_by_itself = unsigned.errors.replace("self-signed", "self signed")  # OpenSSL 1.1's words
+    assert signed_by_itself == line.format("127.0.0.1", "self signed certificate")
+    assert misnamed.errors == line.format("ws.example.com", reason)
+
+
+@pytest.mark.usefixtures("_complete_environment")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_stops_both_servers(number: signal.Signals, tmp_path: Path) -> None:
     with signals_as_in_a_terminal():
@@ -169,6 +220,16 @@ async def test_a_port_that_is_taken_is_refused_before_anything_starts(
             {"REVERB_SERVER_HOST": "192.0.2.1"},  # nobody's, and in no need of a name server
             "can't listen on 192.0.2.1:0: ",
         ),
+        (
+            {"REVERB_SERVER_SOCKET": "/tmp/reverb.sock"},
+            "scripts/server needs a port that both servers reach: leave REVERB_SERVER_SOCKET out, "
+            "or start reverb-py and chat-api by themselves\n",
+        ),
+        (
+            {"REVERB_PROXY_PROTOCOL": "true", "REVERB_TRUSTED_PROXIES": "127.0.0.1"},
+            "scripts/server has no proxy between the servers: leave REVERB_PROXY_PROTOCOL out, or "
+            "start reverb-py and chat-api by themselves\n",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -191,6 +252,38 @@ async def test_the_listener_gives_up_on_what_is_no_address(address: str, tmp_pat
 
     assert ended.status == 1
     assert "[ERROR] This is no address to connect to: " in ended.output
+    assert "Trying again" not in ended.output
+
+
+@pytest.mark.usefixtures("_complete_environment")
+async def test_the_listener_says_what_to_do_while_nothing_has_answered(tmp_path: Path) -> None:
+    path = ROOT / "scripts" / "websocket_listener.py"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        api = f"http://127.0.0.1:{server.getsockname()[1]}"
+    arguments = ("--api", api, "--port", "9")
+    async with started(path, *arguments, settings=settings_of(tmp_path)) as script:
+        assert (await script.output.next(START_PATIENCE)).endswith(
+            f"[WARNING] Nothing answers at {api} (connection refused): is scripts/server running? "
+            "Other ports: --api, --port"
+        )
+
+
+@pytest.mark.usefixtures("_complete_environment")
+async def test_the_listener_gives_up_where_no_websocket_server_is(
+    tmp_path: Path, aiohttp_server: AiohttpServer
+) -> None:
+    other = await aiohttp_server(web.Application())
+    arguments = ("--channel", "news", "--port", str(other.port))
+
+    ended = await run(
+        ROOT / "scripts" / "websocket_listener.py", *arguments, settings=settings_of(tmp_path)
+    )
+
+    assert ended.status == 1
+    assert ended.output.endswith(
+        f"[ERROR] ws://127.0.0.1:{other.port}/app/scripts-key?protocol=7 answered 404: no "
+        "WebSocket server is there (another: --host, --port)\n"
+    )
     assert "Trying again" not in ended.output
 
 
