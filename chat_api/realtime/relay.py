@@ -94,6 +94,7 @@ class Relay:
         self._failures = 0
         self._warned_at: float | None = None
         self._leads = False
+        self._has_met_server = False
         self._task: asyncio.Task[None] | None = None
         self._moved_at = 0.0
         self._sent = 0
@@ -192,6 +193,8 @@ class Relay:
 
     async def _relay_what_is_owed(self) -> None:
         try:
+            if not self._has_met_server:
+                await self._meet_server()
             await self._work_off()
             self._failures = 0
             await self._sleep(_SAFETY_POLL)
@@ -204,6 +207,13 @@ class Relay:
             # Whatever it is, what is owed is still owed.
             _log.exception("The relay failed and tries again")
             await self._wait()
+
+    async def _meet_server(self) -> None:
+        """Find out, before there is anything to send, whether it could be."""
+        self._moved_at = _now()
+        await self._reverb.check()
+        self._has_met_server = True
+        self._server_is_back()
 
     async def _work_off(self) -> None:
         """

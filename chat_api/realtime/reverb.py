@@ -1,6 +1,8 @@
 """The realtime server as its backends see it: the signed HTTP API, one request at a time."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -24,7 +26,14 @@ _FINAL = frozenset({400, 413, 422})
 _AWAY = frozenset({502, 503, 504})
 
 _LONGEST_WISH = 60.0  # seconds
+_PROBE = 1.0  # seconds that an answer about the server itself may take
 
+# By status: what only an operator can put right, and where.
+_ADVICE = {
+    401: "it refuses our signature (401): check REVERB_APP_ID, REVERB_APP_KEY and "
+    "REVERB_APP_SECRET",
+    404: "it knows no such app (404): check REVERB_APP_ID, REVERB_HOST and REVERB_PORT",
+}
 
 T = TypeVar("T")
 
@@ -102,6 +111,7 @@ class ReverbClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         host = f"[{app.host}]" if ":" in app.host else app.host
         self.address = f"{app.scheme}://{host}:{app.port}"
+        self._refuses_us = False
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -164,10 +174,32 @@ class ReverbClient:
         users = (await self._get(f"channels/{channel}/users", _Users)).users
         return {str(user.id) for user in users}
 
+    async def check(self) -> None:
+        """
+        Find out whether there is a server that knows our app.
+
+        Raises:
+            Unavailable: There is not, and the text says what to do about it.
+        """
+        try:
+            await self.is_occupied("anything")
+        except (Unavailable, Refused) as error:
+            # One that does not say who listens may take what we publish.
+            if isinstance(error, Unavailable) and (error.is_away or self._refuses_us):
+                raise
+
     async def is_up(self) -> bool:
-        """Tell whether anything answers at the server's address, within a second."""
+        """
+        Tell, within two seconds, whether the server answers, and does not refuse our app.
+
+        Where it did when it was last asked for something, it is asked again.
+        """
         status = await self._status_of("/up")
-        return status is not None and status < 500
+        if self._refuses_us:
+            with suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_PROBE):
+                    await self.check()
+        return status is not None and status < 500 and not self._refuses_us
 
     async def is_ready(self) -> bool:
         """
@@ -184,7 +216,7 @@ class ReverbClient:
             async with self._session.get(
                 URL(f"{self.address}{path}", encoded=True),
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=1.0),
+                timeout=aiohttp.ClientTimeout(total=_PROBE),
             ) as response:
                 return response.status
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -220,6 +252,9 @@ class ReverbClient:
                 allow_redirects=False,
             ) as response:
                 status = response.status
+                # Some servers forbid what we ask of them, and take what we publish.
+                is_forbidden = status == 403 and method == "POST"
+                self._refuses_us = status in _ADVICE or is_forbidden
                 if 200 <= status < 300:
                     return await response.read()
                 words = (await response.content.read(200)).decode(errors="replace").strip()
@@ -231,13 +266,23 @@ class ReverbClient:
         reason = f"it answered {status} {words}".rstrip()
         if status in _FINAL and not is_proxys:
             raise Refused(reason)
+        if status in _ADVICE and not _is_about_clocks(words):
+            reason = _ADVICE[status]
         retry_after = float(wish) if wish.isascii() and wish.isdigit() else 0.0
         raise Unavailable(reason, min(retry_after, _LONGEST_WISH), is_away=status in _AWAY)
 
 
+def _is_about_clocks(words: str) -> bool:
+    """Tell whether a signature was refused only for its age, which the server's words explain."""
+    return "clock" in words or "Timestamp expired" in words
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"nothing answers there ({error.os_error.strerror or error.os_error})"
+        return (
+            f"nothing answers there ({error.os_error.strerror or error.os_error}): start it, or "
+            "set REVERB_HOST and REVERB_PORT"
+        )
     if isinstance(error, TimeoutError):
         return "it did not answer in time"
     return str(error) or type(error).__name__

@@ -71,9 +71,10 @@ def health_route(
     Return `GET /actuator/health`.
 
     503 and `DOWN` without a database, or when this process's relay has died or is stuck, which only
-    a new start mends. Without the realtime server the API goes on accepting and keeping everything,
-    so it stays `UP` (200) and only the component says `DOWN`. Likewise where, whoever relays, the
-    oldest event stays the oldest for `still_after` seconds although the realtime server is there.
+    a new start mends. Without the realtime server, and while that refuses our app, the API goes on
+    accepting and keeping everything, so it stays `UP` (200) and only the component says `DOWN`.
+    Likewise where, whoever relays, the oldest event stays the oldest for `still_after` seconds
+    although the realtime server is there.
     """
     progress = _Progress(still_after)
     probe: asyncio.Task[bool] | None = None
@@ -91,7 +92,8 @@ def health_route(
         """
         `DOWN` and 503 without a database, or when the relay has died or is stuck.
 
-        Without the realtime server everything is accepted and kept, so the whole stays `UP`.
+        Without the realtime server, and while that refuses our app, everything is accepted and
+        kept: only `reverb` is `DOWN`, and the whole stays `UP`.
         """
         is_reverb_up = await reverb_is_up()
         reverb_health = ComponentHealth("UP" if is_reverb_up else "DOWN")

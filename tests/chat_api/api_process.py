@@ -46,8 +46,8 @@ class ApiProcess:
         assert process.stderr is not None
         try:
             async with asyncio.timeout(60):
-                line = (await process.stderr.readline()).decode()
-                assert "url=" in line, line
+                while "url=" not in (line := (await process.stderr.readline()).decode()):
+                    assert line, "the process has ended"
             async with aiohttp.ClientSession() as session:
                 url = line.split("url=")[1].split()[0]
                 ali = await Client(session, url).log_in("ali@example.com")

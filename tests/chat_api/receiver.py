@@ -122,6 +122,8 @@ class RealtimeReceiver:
         return web.json_response({"users": users})
 
     async def _channels(self, request: web.Request) -> web.Response:
+        if not _is_signed(request, b""):
+            return web.Response(status=401, text="Authentication signature invalid.")
         name = request.match_info.get("name")
         async with self._news:
             self.looks.append(name or "channels")
@@ -134,14 +136,7 @@ class RealtimeReceiver:
 
     async def _events(self, request: web.Request) -> web.Response:
         body = await request.read()
-        signature = parse_query(request.query_string)["auth_signature"]
-        strings = request_strings_to_sign(
-            "POST",
-            [request.path],
-            parse_query(request.query_string),
-            hashlib.md5(body).hexdigest(),
-        )
-        if not is_signature_valid(signature, (APP_SECRET,), strings):
+        if not _is_signed(request, body):
             return web.Response(status=401, text="Authentication signature invalid.")
         async with self._news:
             self.requests.append(request.path.rpartition("/")[2])
@@ -174,3 +169,11 @@ class RealtimeReceiver:
             assert request.transport is not None
             request.transport.abort()
         return web.json_response({})
+
+
+def _is_signed(request: web.Request, body: bytes) -> bool:
+    query = parse_query(request.query_string)
+    strings = request_strings_to_sign(
+        request.method, [request.path], query, hashlib.md5(body).hexdigest() if body else None
+    )
+    return is_signature_valid(query["auth_signature"], (APP_SECRET,), strings)

@@ -57,14 +57,16 @@ async def test_serving_starts_from_nothing_and_stops_quietly(
     )
     assert process.stderr is not None
     async with asyncio.timeout(60):
-        first = (await process.stderr.readline()).decode()
-        url = first.split("url=")[1].split()[0]
+        log = ""
+        while "url=" not in log:
+            log += (await process.stderr.readline()).decode()
+        url = log.split("url=")[1].split()[0]
         async with aiohttp.ClientSession() as session:
             ali = await Client(session, url).log_in("ali@example.com")
             await ali.post("/api/chats", {"user_id": 2})
             await ali.post("/api/chats/1/messages", {"content": "hi", "tempId": "t"})
         process.send_signal(number)
-        log = first + (await process.stderr.read()).decode()
+        log += (await process.stderr.read()).decode()
         assert await process.wait() == 0
 
     assert (tmp_path / "chat.sqlite3").exists()

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
@@ -172,6 +173,39 @@ async def test_an_event_the_server_will_never_take_is_set_aside_alone(world: Wor
     await world.ali.post(MESSAGES, {"content": "after", "tempId": "after"})
     await world.receiver.hears(14)
     assert contents(world.receiver, "private-user.2") == [*sent, "after"]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_that_nothing_could_be_sent_is_said_before_there_is_anything_to_send(
+    settings: Settings, receiver: RealtimeReceiver, is_there: bool
+) -> None:
+    store = Store(settings.database_url)
+    app = receiver.app._replace(secret="another")
+    if not is_there:
+        await receiver.go_down()
+    lines: asyncio.Queue[EventDict] = asyncio.Queue()
+
+    def note(logger: object, method: str, entry: EventDict) -> EventDict:
+        lines.put_nowait({**entry, "method": method})
+        return entry
+
+    async with ReverbClient(app, lambda: datetime.now(UTC)) as reverb:
+        with capture_logs([note]):
+            async with (
+                Relay(Outbox(store), reverb, lambda: datetime.now(UTC)).running(drain=0),
+                asyncio.timeout(60),
+            ):
+                line = await lines.get()
+    await store.close()
+
+    assert line["event"].startswith("The realtime server does not take events")
+    assert line["method"] == "warning"
+    advice = (
+        "check REVERB_APP_ID, REVERB_APP_KEY and REVERB_APP_SECRET"
+        if is_there
+        else "start it, or set REVERB_HOST and REVERB_PORT"
+    )
+    assert line["reason"].endswith(f": {advice}")
 
 
 async def test_one_event_to_many_channels_reaches_them_all(

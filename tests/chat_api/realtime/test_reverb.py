@@ -1,8 +1,9 @@
 """What the realtime server's answers mean for an event."""
 
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from aiohttp import web
@@ -11,6 +12,7 @@ from pytest_aiohttp.plugin import AiohttpClient
 from chat_api.realtime.reverb import Publication, Refused, ReverbApp, ReverbClient, Unavailable
 from reverb_py.core.apps import App
 from reverb_py.testing import serving
+from tests.chat_api.receiver import RealtimeReceiver
 
 HELLO = Publication("key", "private-user.1", "Hello", "{}", None)
 
@@ -124,3 +126,82 @@ async def test_only_a_server_that_says_so_is_not_ready(
 ) -> None:
     async with answering(aiohttp_client, status, {}) as client:
         assert await client.is_ready() is is_ready
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (
+            {"secret": "another-secret-of-some-length"},
+            "it refuses our signature (401): check REVERB_APP_ID, REVERB_APP_KEY and "
+            "REVERB_APP_SECRET",
+        ),
+        (
+            {"key": "another-key"},
+            "it refuses our signature (401): check REVERB_APP_ID, REVERB_APP_KEY and "
+            "REVERB_APP_SECRET",
+        ),
+        (
+            {"app_id": "another"},
+            "it knows no such app (404): check REVERB_APP_ID, REVERB_HOST and REVERB_PORT",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_a_server_that_refuses_our_app_is_not_up_and_says_what_to_check(
+    wrong: dict[str, str], reason: str
+) -> None:
+    async with serving() as server:
+        app = ReverbApp(server.app.id, server.app.key, server.app.secret, "127.0.0.1", server.port)
+        async with ReverbClient(
+            ReverbApp(**{**app._asdict(), **wrong}), lambda: datetime.now(UTC)
+        ) as client:
+            assert await client.is_up()  # it has not been asked for anything so far
+            with pytest.raises(Unavailable) as checked:
+                await client.check()
+            with pytest.raises(Unavailable) as published:
+                await client.publish([HELLO])
+            assert not await client.is_up()
+        async with ReverbClient(app, lambda: datetime.now(UTC)) as client:
+            await client.check()
+            assert await client.is_up()
+
+    assert str(checked.value) == str(published.value) == reason
+
+
+async def test_a_clock_that_is_wrong_is_not_blamed_on_the_secret() -> None:
+    async with serving() as server:
+        app = ReverbApp(server.app.id, server.app.key, server.app.secret, "127.0.0.1", server.port)
+        yesterday = datetime.now(UTC) - timedelta(days=1)
+        async with ReverbClient(app, lambda: yesterday) as client:
+            with pytest.raises(Unavailable, match=r"s are tolerated: check both clocks"):
+                await client.check()
+
+
+async def test_a_server_that_takes_us_again_is_up_again(receiver: RealtimeReceiver) -> None:
+    receiver.answers = [401]
+    async with ReverbClient(receiver.app, lambda: datetime.now(UTC)) as client:
+        with pytest.raises(Unavailable):
+            await client.publish([HELLO])
+
+        assert await client.is_up()
+
+
+async def test_where_nothing_answers_it_is_said_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    app = ReverbApp("1001", "key", "secret", "127.0.0.1", port)
+    async with ReverbClient(app, lambda: datetime.now(UTC)) as client:
+        with pytest.raises(Unavailable) as error:
+            await client.check()
+
+    assert str(error.value).startswith("nothing answers there (")
+    assert str(error.value).endswith("): start it, or set REVERB_HOST and REVERB_PORT")
+
+
+@pytest.mark.parametrize("status", [403, 429, 500])
+async def test_a_server_that_does_not_say_who_listens_may_take_what_we_publish(
+    aiohttp_client: AiohttpClient, status: int
+) -> None:
+    async with answering(aiohttp_client, status, {}) as client:
+        await client.check()
