@@ -240,6 +240,7 @@ async def running(
                     proxies.vouch_for_people,
                     broadcaster.prefix,
                     names_pages=origins.allowed is not None,
+                    realtime_server=reverb.address,
                 ),
             )
         )

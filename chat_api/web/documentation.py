@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, Final
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 
@@ -47,7 +47,8 @@ def documentation_feature(features: Sequence[Feature], deployment: Deployment) -
     """
     Return what documents these features, and itself.
 
-    Both documents are made once, here, and are the same bytes wherever the same features are.
+    Both documents are made once, here, and are the same bytes wherever the same features are; only
+    the page names the address by which it was asked for.
     """
 
     async def openapi(call: Call[NoInput]) -> Answer:
@@ -56,7 +57,8 @@ def documentation_feature(features: Sequence[Feature], deployment: Deployment) -
 
     async def docs(call: Call[NoInput]) -> Answer:
         """In HTML, which needs no JavaScript and loads nothing from elsewhere."""
-        return page.answer(call)
+        content = page.replace(_HERE, address_asked(call.headers)).encode()
+        return _Kept(content, "text/html; charset=utf-8", _PAGE_HEADERS).answer(call)
 
     documentation = Feature(
         (
@@ -93,16 +95,25 @@ def documentation_feature(features: Sequence[Feature], deployment: Deployment) -
         "application/json",
         {},
     )
-    page = _Kept(
-        _Page(everything, schemas, deployment).html().encode(),
-        "text/html; charset=utf-8",
-        {
-            "Content-Security-Policy": _POLICY,
-            "Referrer-Policy": "no-referrer",
-            "X-Content-Type-Options": "nosniff",
-        },
-    )
+    page = _Page(everything, schemas, deployment).html()
     return documentation
+
+
+def address_asked(headers: Mapping[str, str]) -> str:
+    """
+    Return the address of the API as whoever asks knows it.
+
+    What a proxy has taken off is what it says; only whoever asks could be misled by a lie.
+    """
+    host = headers.get("Host", "")
+    if not _HOST.fullmatch(host):
+        return "http://127.0.0.1:8383"
+    scheme = "https" if headers.get("X-Forwarded-Proto", "").lower() == "https" else "http"
+    return f"{scheme}://{host}"
+
+
+_HERE: Final = "http://this-api.invalid"
+_HOST: Final = re.compile(r"([A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 
 
 class _Kept:
@@ -169,6 +180,12 @@ _POLICY: Final = (
     + "'"
 )
 
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
 _START: Final = """
 <h2 id="start">Start here</h2>
 <p>Log in with an email address and a password, keep the token, and send it with every request. A
@@ -188,9 +205,9 @@ for authorization, with the same <code>Authorization</code> header. Each chapter
 channels and events. Send your connection's id in <code>X-Socket-ID</code> when you post, and you
 do not hear your own events.</p>
 <pre><code>new Pusher(REVERB_APP_KEY, {
-  wsHost: "127.0.0.1", wsPort: 8080, forceTLS: false, enabledTransports: ["ws"], cluster: "",
+  SERVER, cluster: "",
   channelAuthorization: {
-    endpoint: "http://127.0.0.1:8383/broadcasting/auth",
+    endpoint: "http://this-api.invalid/broadcasting/auth",
     headers: { Authorization: `Bearer ${token}` },
   },
 }).subscribe("private-user.1").bind("MessageSent", (event) =&gt; console.log(event));</code></pre>
@@ -264,8 +281,17 @@ class _Page:
         return (
             f'<h1 id="top">Chat API</h1><p class="soft">Version {version} · '
             'for programs: <a href="/openapi.json">openapi.json</a> (OpenAPI 3.1)</p>'
-            f"{_START}{self._login_example()}{_LISTENING}{_ERRORS}{self._error_list()}"
+            f"{_START}{self._login_example()}{self._listening()}{_ERRORS}{self._error_list()}"
         )
+
+    def _listening(self) -> str:
+        server = urlsplit(self._deployment.realtime_server)
+        port = server.port or (443 if server.scheme == "https" else 80)
+        how = 'wsPort: {}, forceTLS: false, enabledTransports: ["ws"]'
+        if server.scheme == "https":
+            how = 'wssPort: {}, forceTLS: true, enabledTransports: ["wss"]'
+        options = f'wsHost: "{server.hostname}", {how.format(port)}'
+        return _LISTENING.replace("SERVER", escape(options, quote=False))
 
     def _error_list(self) -> str:
         by_code: dict[str, type[ChatError]] = {MethodNotAllowed.default_code: MethodNotAllowed}
@@ -285,7 +311,7 @@ class _Page:
 
     def _login_example(self) -> str:
         return _code(
-            "API=http://127.0.0.1:8383   # where this page comes from\n"
+            f"API={_HERE}   # where this page comes from\n"
             'TOKEN=$(curl -s "$API/api/login" -d email=ali@example.com -d password=password |\n'
             "  python3 -c 'import json, sys; print(json.load(sys.stdin)[\"token\"])')\n"
             'curl "$API/api/user" -H "Authorization: Bearer $TOKEN"'

@@ -101,12 +101,14 @@ class Deployment:
 
     `has_proxy` says that the deployment's own proxy may tell who asks (`CHAT_AUTH=proxy`);
     `event_prefix` stands before the name of every event. With `names_pages` not every page may ask.
+    `realtime_server` is its address, as this API knows it.
     """
 
     version: str
     has_proxy: bool = False
     event_prefix: str = ""
     names_pages: bool = False
+    realtime_server: str = "http://127.0.0.1:8080"
 
 
 class Schemas:

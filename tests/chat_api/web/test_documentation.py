@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
@@ -101,10 +103,15 @@ async def decide(identity: object, names: object) -> Grant | None:
     return None
 
 
-async def page_of(*features: Feature, event_prefix: str = "") -> str:
-    feature = documentation_feature(features, Deployment("1.2.3", event_prefix=event_prefix))
+async def page_of(
+    *features: Feature,
+    deployment: Deployment | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    deployment = deployment or Deployment("1.2.3")
+    feature = documentation_feature(features, deployment)
     [docs] = [route for route in feature.routes if route.path == "/docs"]
-    call = Call(NoInput(), path={}, address="", socket_id=None, identity=None)
+    call = Call(NoInput(), {}, address="", socket_id=None, identity=None, headers=headers)
     content: bytes = (await docs.handler(call)).body
     return content.decode()
 
@@ -232,9 +239,52 @@ async def test_one_thing_under_two_addresses_is_shown_once_with_both() -> None:
 
 
 async def test_events_are_shown_under_the_names_they_are_sent_with() -> None:
-    page = Page.read(await page_of(NOTES, event_prefix="App\\Events\\"))
+    page = Page.read(
+        await page_of(NOTES, deployment=Deployment("1.2.3", event_prefix="App\\Events\\"))
+    )
 
     assert "App\\Events\\noted" in page.text
+
+
+async def test_the_page_names_the_addresses_at_which_it_is_read(world: World) -> None:
+    _, _, html = await fetch(world)
+
+    text = Page.read(html).text
+    assert f"API={world.api.url}   # where this page comes from" in text
+    assert f'endpoint: "{world.api.url}/broadcasting/auth"' in text
+    port = world.receiver.port
+    assert (
+        f'wsHost: "127.0.0.1", wsPort: {port}, forceTLS: false, enabledTransports: ["ws"]' in text
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ({"Host": "chat.example.com"}, "http://chat.example.com"),
+        ({"Host": "[::1]:9383"}, "http://[::1]:9383"),
+        ({"Host": "chat.example.com", "X-Forwarded-Proto": "https"}, "https://chat.example.com"),
+        ({"Host": "$(reboot)"}, "http://127.0.0.1:8383"),
+        ({"Host": '"><script>'}, "http://127.0.0.1:8383"),
+    ],
+)
+async def test_the_page_is_at_the_address_that_was_asked_if_that_can_be_one(
+    headers: dict[str, str], address: str
+) -> None:
+    text = Page.read(await page_of(NOTES, headers=headers)).text
+
+    assert f"API={address}   # where" in text
+
+
+async def test_over_tls_the_page_has_clients_speak_tls() -> None:
+    deployment = Deployment("1.2.3", realtime_server="https://ws.example.com:443")
+
+    text = Page.read(await page_of(NOTES, deployment=deployment)).text
+
+    assert (
+        'wsHost: "ws.example.com", wssPort: 443, forceTLS: true, enabledTransports: ["wss"],'
+        ' cluster: "",' in text
+    )
 
 
 async def test_a_shape_that_contains_itself_is_described_once() -> None:

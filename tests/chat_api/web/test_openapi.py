@@ -41,7 +41,8 @@ async def show():
     settings = settings_for("sqlite:///chat.sqlite3", RealtimeReceiver().app)
     async with chat_api(settings) as api, aiohttp.ClientSession() as session:
         for path in ("/openapi.json", "/docs"):
-            async with session.get(api.url + path) as response:
+            asked = session.get(api.url + path, headers={"Host": "chat.example.com"})
+            async with asked as response:
                 sys.stdout.buffer.write(await response.read())
 
 asyncio.run(show())
