@@ -1,6 +1,5 @@
 """How often somebody may do something."""
 
-import ipaddress
 import math
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import TooMany
 
-__all__ = ["Throttle", "network_of"]
+__all__ = ["Throttle"]
 
 
 @dataclass(slots=True)
@@ -63,21 +62,3 @@ class Throttle:
             if now < self._windows[key].ends <= now + self._seconds:
                 break
             del self._windows[key]
-
-
-def network_of(address: str) -> str:
-    """
-    Return what one household or one machine has: an IPv4 address, or the /64 of an IPv6 address.
-
-    Text that is no address comes back as it is.
-    """
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv6Address):
-        if parsed.ipv4_mapped is not None:
-            return str(parsed.ipv4_mapped)
-        # A zone, as in fe80::1%eth0, belongs to the machine and not to the network.
-        return str(ipaddress.IPv6Network((int(parsed), 64), strict=False))
-    return str(parsed)

@@ -1,6 +1,5 @@
 """What a proxy in front of the API may say about a request, and from where it is believed."""
 
-import ipaddress
 from dataclasses import dataclass
 
 from multidict import MultiMapping
@@ -9,6 +8,7 @@ from chat_api.kernel.callers import Network, Participant
 from chat_api.kernel.errors import Malformed, Unauthenticated
 from chat_api.kernel.routes import Header
 from chat_api.kernel.tenants import requested_tenant
+from reverb_py.protocol.addresses import address_behind, parsed_address
 
 __all__ = ["TrustedProxies"]
 
@@ -36,15 +36,8 @@ class TrustedProxies:
         """
         if not self._trusts(peer):
             return peer
-        client = peer
         # Some proxies put a line of their own below the one they were sent.
-        for hop in reversed(",".join(headers.getall("X-Forwarded-For", ())).split(",")):
-            if _address(hop.strip()) is None:
-                break
-            client = hop.strip()
-            if not self._trusts(client):
-                break
-        return client
+        return address_behind(peer, ",".join(headers.getall("X-Forwarded-For", ())), self._trusts)
 
     def participant(self, peer: str, headers: MultiMapping[str]) -> Participant | None:
         """
@@ -64,18 +57,8 @@ class TrustedProxies:
     def _trusts(self, address: str) -> bool:
         if not self.networks:
             return False
-        parsed = _address(address)
+        parsed = parsed_address(address)
         return parsed is not None and any(parsed in network for network in self.networks)
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        parsed = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
-    return parsed
 
 
 def _tenant(headers: MultiMapping[str]) -> str:

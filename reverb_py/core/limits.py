@@ -1,6 +1,5 @@
 """How often somebody may do something, and how many of one address may be here at a time."""
 
-import ipaddress
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +12,6 @@ __all__ = [
     "Objection",
     "TokenBucket",
     "TokenBuckets",
-    "network_of",
 ]
 
 MAX_ADDRESSES = 100_000
@@ -246,18 +244,3 @@ def _objection(
         math.ceil(bucket.seconds_until_next()),
         limit,
     )
-
-
-def network_of(address: str) -> str:
-    """
-    Return what stands for a client's address where addresses are counted.
-
-    An IPv6 client has a whole /64 to itself and counts as that; an IPv4 address counts as itself,
-    also when it is written as IPv6 (`::ffff:192.0.2.1`).
-    """
-    if ":" not in address:
-        return address
-    numeric = ipaddress.IPv6Address(address)
-    if numeric.ipv4_mapped is not None:
-        return str(numeric.ipv4_mapped)
-    return f"{ipaddress.IPv6Address(int(numeric) >> 64 << 64)}/64"

@@ -11,11 +11,10 @@ import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 
-from reverb_py.core.limits import AddressLimits, Objection, network_of
+from reverb_py.core.limits import AddressLimits, Objection
+from reverb_py.protocol.addresses import address_behind, network_of, parsed_address
 
 __all__ = ["Addresses", "Caller", "TrustedProxies", "address_of"]
-
-_MAX_HOPS = 32
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -31,25 +30,8 @@ class TrustedProxies:
         """Tell whether an address is a trusted proxy's."""
         if not address:
             return self.has_unix
-        parsed = _parsed(address)
+        parsed = parsed_address(address)
         return parsed is not None and any(parsed in network for network in self.networks)
-
-    def client_address(self, peer: str, forwarded_for: str) -> str:
-        """
-        Return where a request that this trusted peer hands on comes from.
-
-        Of the addresses in X-Forwarded-For it is the last that is not a trusted proxy's: those
-        before it may be anybody's invention. What is no address is not looked behind either.
-        """
-        client = peer
-        for hop in reversed(forwarded_for.rsplit(",", _MAX_HOPS)[-_MAX_HOPS:]):
-            address = hop.strip()
-            if _parsed(address) is None:
-                break
-            client = address
-            if not self.trusts(client):
-                break
-        return client
 
 
 class Addresses:
@@ -141,7 +123,7 @@ class Caller:
         proxies = self._addresses.proxies
         if not forwarded_for or proxies is None or not proxies.trusts(self._peer):
             return self._peer
-        return proxies.client_address(self._peer, forwarded_for.decode("latin-1"))
+        return address_behind(self._peer, forwarded_for.decode("latin-1"), proxies.trusts)
 
 
 def address_of(transport: asyncio.BaseTransport) -> str:
@@ -149,13 +131,3 @@ def address_of(transport: asyncio.BaseTransport) -> str:
     peer = transport.get_extra_info("peername")
     # A client's Unix socket may have a name, but an address it has not.
     return str(peer[0]) if isinstance(peer, tuple) else ""
-
-
-def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        parsed = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return parsed.ipv4_mapped
-    return parsed

@@ -21,9 +21,9 @@ from websockets.typing import BytesLike
 from websockets.utils import apply_mask
 
 from reverb_py.core.apps import BURST_SECONDS
-from reverb_py.core.limits import network_of
 from reverb_py.core.session import Session
 from reverb_py.protocol import frames
+from reverb_py.protocol.addresses import network_of
 from reverb_py.protocol.errors import ErrorCode
 from reverb_py.server.addresses import address_of
 from reverb_py.server.transports import LINGER_BYTES, PIECE_BYTES, Turns, close, half_close

@@ -15,8 +15,9 @@ from chat_api.kernel.errors import Conflict, TooMany, Unauthenticated, Unprocess
 from chat_api.kernel.measures import Measure, single
 from chat_api.kernel.tenants import checked_tenant
 from chat_api.kernel.texts import checked_text
-from chat_api.kernel.throttling import Throttle, network_of
+from chat_api.kernel.throttling import Throttle
 from chat_api.store.engine import Store, UnitOfWork
+from reverb_py.protocol.addresses import network_of
 
 __all__ = ["DEMO_EMAILS", "MAX_EMAIL", "MAX_PASSWORD", "Accounts", "Login"]
 MAX_EMAIL: Final = 320

@@ -64,8 +64,9 @@ from chat_api.kernel.errors import Forbidden, Unauthenticated
 from chat_api.kernel.measures import Measure, Samples
 from chat_api.kernel.tenants import RequestedTenant
 from chat_api.kernel.texts import checked_object, checked_text
-from chat_api.kernel.throttling import Throttle, network_of
+from chat_api.kernel.throttling import Throttle
 from chat_api.store.engine import Store, UnitOfWork
+from reverb_py.protocol.addresses import network_of
 
 __all__ = ["Conversations", "Limits", "Page", "Started", "Wanted"]
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chat_api.kernel.errors import TooMany
-from chat_api.kernel.throttling import Throttle, network_of
+from chat_api.kernel.throttling import Throttle
 
 
 class Clock:
@@ -82,18 +82,3 @@ def test_zero_is_no_limit() -> None:
     for _ in range(100):
         throttle.hit("ann")
     throttle.give_back("ann")
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_a_network_is_what_one_attacker_has_at_least(address: str, network: str) -> None:
-    assert network_of(address) == network

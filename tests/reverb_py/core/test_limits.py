@@ -11,7 +11,6 @@ from reverb_py.core.limits import (
     Objection,
     TokenBucket,
     TokenBuckets,
-    network_of,
 )
 from tests.support.sessions import FakeClock
 
@@ -212,23 +211,6 @@ def test_addresses_that_have_gone_are_forgotten() -> None:
     for buckets in (limits._connects, limits._requests):
         assert buckets is not None
         assert set(buckets._buckets) | set(buckets._before) == {"192.0.2.1"}
-
-
-@pytest.mark.parametrize(
-    ("address", "network"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::", "2001:db8:1:2::/64"),
-        ("2001:db8:1:3::1", "2001:db8:1:3::/64"),
-        ("::1", "::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", ""),
-    ],
-)
-def test_an_ipv6_client_counts_with_its_neighbours_in_the_64(address: str, network: str) -> None:
-    assert network_of(address) == network
 
 
 def test_client_events_of_an_address_are_counted_before_those_of_the_app() -> None:
