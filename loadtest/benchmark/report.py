@@ -44,14 +44,13 @@ def write_report(bench: Bench, machine: Mapping[str, str]) -> str:
 
 def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
     """
-    Return a table of what reverb_py reaches as a multiple of the others, for a document.
+    Return a table of what reverb_py reaches, as measured and as a multiple of the others.
 
-    What has an absolute target is written as it was measured, too.
+    A cell is empty where there is nothing to compare with.
     """
-    lines = ["| | ÷ baseline | ÷ raw limit |", "|---|---|---|"]
+    lines = ["| | value | ÷ baseline | ÷ raw limit |", "|---|---|---|---|"]
     for scenario in bench.scenarios:
         medians = bench.medians(scenario)
-        absolute = {target.measure for target in scenario.targets if target.against is None}
         measures = dict.fromkeys(target.measure for target in scenario.targets)
         for measure in measures or scenario.measures[:1]:
             own, *others = (
@@ -65,16 +64,17 @@ def ratios_in_markdown(bench: Bench, machine: Mapping[str, str]) -> str:
                 f"{own / other:.2f}" if other and (name in compared or not measure.is_ratio) else ""
                 for name, other in zip(("baseline", "raw"), others, strict=True)
             ]
-            what = measure.label
-            if measure.is_ratio:
-                what = f"{measure.label}, × {measure.write(own)}"  # noqa: RUF001 - times
-            elif measure in absolute:
-                what = f"{measure.write(own)} {measure.label}"
-            lines.append(f"| {scenario.title}: {what} | {' | '.join(cells)} |")
+            value = f"× {measure.write(own)}" if measure.is_ratio else measure.write(own)  # noqa: RUF001 - times
+            lines.append(f"| {scenario.title}: {measure.label} | {value} | {' | '.join(cells)} |")
     for verdict in bench.verdicts():
-        if verdict.target.of != "reverb_py":
-            label, value, *_ = verdict.row()
-            lines.append(f"| {label.replace('workers: ', '')}: {value} | | |")
+        target = verdict.target
+        if target.of != "reverb_py":
+            what = f"{verdict.scenario.title}: {target.measure.label}, {target.of}"
+            value = target.measure.write(verdict.value)
+            if target.against:
+                what += f" ÷ {target.against}"
+                value = f"× {verdict.value:.2f}"  # noqa: RUF001 - times
+            lines.append(f"| {what} | {value} |  |  |")
     return "\n".join([*lines, "", f"Measured on: {', '.join(machine.values())}."])
 
 
