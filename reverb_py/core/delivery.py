@@ -15,7 +15,6 @@ busy channels, one with a reply waiting) are served apart.
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from reverb_py.core.figures import Histogram
@@ -77,7 +76,7 @@ class Delivery:
     def __init__(
         self,
         schedule: Callable[[Callable[[], None]], object],
-        clock: Callable[[], float] = perf_counter,
+        clock: Callable[[], float],
     ) -> None:
         self._schedule = schedule
         self._clock = clock

@@ -122,7 +122,7 @@ def hub_of(
     """Return a hub whose parts are what the test passes in, and otherwise never get in the way."""
     return Hub(
         app,
-        Delivery(turns or Turns()),
+        Delivery(turns or Turns(), FakeClock()),
         wheel or TimerWheel(0.0),
         clock or FakeClock(),
         source or random.Random(1),

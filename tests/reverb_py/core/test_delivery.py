@@ -95,7 +95,7 @@ def test_one_flush_is_scheduled_a_turn_however_much_is_published() -> None:
 
 def test_an_event_without_subscribers_costs_nothing() -> None:
     turns = Turns()
-    delivery = Delivery(turns)
+    delivery = Delivery(turns, FakeClock())
     channel = Channel("a")
 
     delivery.publish(channel, b"<1>")
@@ -355,7 +355,7 @@ def test_flushing_nothing_does_nothing() -> None:
 
 def test_hubs_that_share_a_delivery_share_one_flush() -> None:
     turns = Turns()
-    delivery = Delivery(turns)
+    delivery = Delivery(turns, FakeClock())
     hubs = [Hub(APP, delivery, TimerWheel(0.0), FakeClock(), random.Random(n)) for n in range(2)]
     sessions = [RecordingSession.begun(hub, "a") for hub in hubs]
 

@@ -28,7 +28,11 @@ class House:
         self.turns = Turns()
         self.clock = FakeClock()
         self.made: list[str] = []
-        delivery, wheel, source = Delivery(self.turns), TimerWheel(0.0), random.Random(1)
+        delivery, wheel, source = (
+            Delivery(self.turns, FakeClock()),
+            TimerWheel(0.0),
+            random.Random(1),
+        )
 
         def make(app: App) -> Hub:
             self.made.append(app.id)

@@ -275,7 +275,10 @@ async def test_who_does_not_read_its_answers_has_no_further_request_served(
 async def test_connections_that_come_at_once_are_accepted_in_many_turns() -> None:
     loop = asyncio.get_running_loop()
     wheel, source = TimerWheel(loop.time()), random.Random(1)
-    hubs = Hubs(Apps([]), lambda app: Hub(app, Delivery(loop.call_soon), wheel, loop.time, source))
+    hubs = Hubs(
+        Apps([]),
+        lambda app: Hub(app, Delivery(loop.call_soon, loop.time), wheel, loop.time, source),
+    )
     listener = Listener(
         hubs,
         HttpApi(hubs, time.time),

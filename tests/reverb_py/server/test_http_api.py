@@ -37,7 +37,7 @@ EMPTY_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 
 def http_api(now: float = NOW, path_prefix: str = "") -> HttpApi:
     """Return the API of two apps at a fixed time; what it delivers goes nowhere."""
-    delivery = Delivery(lambda flush: None)
+    delivery = Delivery(lambda flush: None, lambda: 0.0)
     wheel = TimerWheel(0.0)
     hubs = Hubs(
         [APP, OTHER_APP],

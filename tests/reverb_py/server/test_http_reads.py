@@ -37,7 +37,11 @@ class Backend:
     def __init__(self, *apps: App, path_prefix: str = "") -> None:
         self.turns = Turns()
         self.clock = FakeClock()
-        delivery, wheel, source = Delivery(self.turns), TimerWheel(0.0), random.Random(1)
+        delivery, wheel, source = (
+            Delivery(self.turns, self.clock),
+            TimerWheel(0.0),
+            random.Random(1),
+        )
         self.hubs = Hubs(apps or (APP,), lambda app: Hub(app, delivery, wheel, self.clock, source))
         self.api = HttpApi(self.hubs, lambda: NOW, path_prefix)
 
