@@ -61,7 +61,7 @@ def serve_command(host: str | None, port: int | None, debug: bool) -> None:
         except CannotListen as error:
             raise click.ClickException(str(error)) from None
 
-    _run(run)
+    _run(run, settings)
 
 
 @main.command()
@@ -74,7 +74,7 @@ def migrate() -> None:
         async with migrated_store(settings):
             click.echo("The database is up to date.")
 
-    _run(run)
+    _run(run, settings)
 
 
 @main.command("create-user")
@@ -106,7 +106,7 @@ def create_user(
                 raise click.ClickException(error.message) from None
             click.echo(f"{person.email} has the id {person.id}.")
 
-    _run(run)
+    _run(run, settings)
 
 
 @main.command("create-tenant")
@@ -129,7 +129,7 @@ def create_tenant(domain: str, name: str) -> None:
                 raise click.ClickException(error.message) from None
             click.echo(f"{registered} is a tenant.")
 
-    _run(run)
+    _run(run, settings)
 
 
 def _settings_or_exit(host: str | None = None, port: int | None = None) -> Settings:
@@ -140,15 +140,16 @@ def _settings_or_exit(host: str | None = None, port: int | None = None) -> Setti
         raise click.ClickException(str(error)) from None
 
 
-def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def _run(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> None:
     try:
         with asyncio.Runner(loop_factory=_new_event_loop) as runner:
             runner.run(main())
     except (DatabaseError, UnusableDatabase) as error:
         reason = error.orig if isinstance(error, DatabaseError) else error
-        raise click.ClickException(
-            f"can't use the database at CHAT_DATABASE_URL: {reason}"
-        ) from None
+        # Other addresses may have a password in them.
+        path = settings.database_url.partition("sqlite:///")[2]
+        where = f"at CHAT_DATABASE_URL, {path}" if path else "at CHAT_DATABASE_URL"
+        raise click.ClickException(f"can't use the database {where}: {reason}") from None
     except Unavailable as error:
         raise click.ClickException(error.message) from None
 

@@ -5,7 +5,9 @@ Nothing here decides anything. What runs is what `running` puts together, in tes
 """
 
 import asyncio
+import errno
 import os
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -272,6 +274,8 @@ def _explained(host: str, port: int, how: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            how = how.replace("port", "host").replace("PORT", "HOST")
         # asyncio's words repeat the address in front of the reason.
         reason = (error.strerror or str(error)).rpartition(": ")[2]
         raise CannotListen(

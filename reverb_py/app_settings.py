@@ -162,6 +162,7 @@ _ROWS = (
 )
 _VARIABLES = {row.name: row.variable for row in _ROWS}
 _VARIABLES["webhooks"] = "REVERB_APP_WEBHOOK_URL"
+_VARIABLES["webhooks.events"] = "REVERB_APP_WEBHOOK_EVENTS"
 
 
 def read_apps(read: Reader) -> Apps:
@@ -215,7 +216,11 @@ def _apps_from_file(file: Path) -> list[App]:
         else:
             entries = msgspec.toml.decode(content, type=_AppsFile).apps
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise WrongSetting(f"{where}: {exc}") from None
+        shape = ""
+        if isinstance(exc, msgspec.ValidationError) and "`$" not in str(exc):
+            shape = '{"apps": […]}' if file.suffix == ".json" else "[[apps]], once for each"
+            shape = f" (a file of apps is {shape})"
+        raise WrongSetting(f"{where}: {exc}{shape}") from None
     return [
         _checked_app(entry, lambda name, n=n: f"{where}: apps[{n}].{name}")  # type: ignore[misc]
         for n, entry in enumerate(entries)
@@ -263,7 +268,8 @@ def _checked_app(entry: _AppEntry, label: Callable[[str], str]) -> App:
     webhooks = [_webhook(webhook) for webhook in entry.webhooks]
     for webhook in webhooks:
         if objection := objection_to(webhook):
-            raise WrongSetting(f"{label('webhooks')}: {objection}")
+            setting = "webhooks.events" if webhook.kinds - KINDS else "webhooks"
+            raise WrongSetting(f"{label(setting)}: {objection}")
     limiting = entry.rate_limiting
     return App(
         id=entry.id,

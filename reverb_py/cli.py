@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import resource
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from socket import gaierror
 from typing import Any
 
 import click
@@ -100,6 +102,8 @@ def start(
         option = "port or REVERB_SERVER_PORT"
         if settings.socket_path is not None:
             option = "socket or REVERB_SERVER_SOCKET"
+        elif isinstance(exc, gaierror) or exc.errno == errno.EADDRNOTAVAIL:
+            option = "host or REVERB_SERVER_HOST"
         raise click.ClickException(
             f"can't listen on {settings.place}: {(exc.strerror or str(exc)).lower()} "
             f"(choose another with --{option})"

@@ -216,6 +216,11 @@ class HttpApi:
             methods = ", ".join(allowed)
             message = f"{request.method} is not possible here; use {methods}"
             return text_response(405, message, f"Allow: {methods}\r\n")
+        if path.startswith("/app/"):
+            raise InvalidRequest(
+                404,
+                f"{request.path[:200]} is the address of a WebSocket: connect with a Pusher client",
+            )
         raise InvalidRequest(404, f"There is nothing at {request.path[:200]}")
 
     def _authenticate(

@@ -9,7 +9,9 @@ of all asks each of them.
 from __future__ import annotations
 
 import asyncio
+import errno
 import platform
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -294,8 +296,10 @@ async def _served(
         except OSError as exc:
             # asyncio's words repeat the address in front of the reason.
             reason = (exc.strerror or str(exc)).rpartition(": ")[2]
+            is_address = isinstance(exc, socket.gaierror) or exc.errno == errno.EADDRNOTAVAIL
+            setting = "REVERB_METRICS_HOST" if is_address else "REVERB_METRICS_PORT"
             raise MetricsUnavailable(
-                f"can't show metrics on {place}: {reason} (choose another REVERB_METRICS_PORT, or "
+                f"can't show metrics on {place}: {reason} (choose another {setting}, or "
                 "set REVERB_METRICS_ENABLED=false)"
             ) from None
         yield None if place.socket is not None else runner.addresses[0][1]

@@ -96,12 +96,12 @@ def objection_to(webhook: Webhook) -> str | None:
 
     The address must be an absolute `http` or `https` URL. Where it leads is the operator's choice.
     """
-    if problem := _objection_to_url(webhook.url):
-        return problem
     if not webhook.kinds:
         return f"a webhook needs at least one event of {', '.join(sorted(KINDS))}"
     if unknown := sorted(webhook.kinds - KINDS):
         return f"there is no webhook event {unknown[0]!r}: use {', '.join(sorted(KINDS))}"
+    if problem := _objection_to_url(webhook.url):
+        return problem
     for name, value in webhook.headers:
         if not _HEADER_NAME.fullmatch(name):
             return f"{name!r} is no name for an HTTP header"
@@ -122,12 +122,22 @@ def _objection_to_url(text: str) -> str | None:
     except ValueError as exc:
         return f"a webhook's url is malformed: {exc}"
     if url.scheme not in ("http", "https"):
-        return f"a webhook's url must begin with http:// or https://, not {url.scheme or 'nothing'}"
+        return f"a webhook's url must begin with http:// or https://, not {_beginning(url, text)}"
     try:
         f"{url.user}{url.password}".encode("latin-1")
     except UnicodeEncodeError:
         return "a webhook's url may have only Latin-1 letters in its user and password"
     return None if url.host else "a webhook's url must name a host, as in https://example.com/hook"
+
+
+def _beginning(url: URL, text: str) -> str:
+    """Return what an address begins with, and nothing of where secrets are: behind that."""
+    if url.scheme:
+        return url.scheme
+    if "@" in text:
+        return "nothing"
+    host = text[: len(text) - len(text.lstrip("/"))] + text.lstrip("/").split("/", 1)[0]
+    return repr(host.split("?", 1)[0].split("#", 1)[0]) if host else "nothing"
 
 
 def _as_string(data: bytes) -> str:

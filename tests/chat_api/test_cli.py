@@ -118,6 +118,17 @@ def test_a_port_that_is_taken_ends_the_start_with_one_line(tmp_path: Path) -> No
     )
 
 
+# 192.0.2.0/24 is for documentation and nobody's address.
+@pytest.mark.parametrize("host", ["192.0.2.1", "nowhere.invalid"])
+def test_an_address_that_is_not_ours_is_blamed_on_the_host(tmp_path: Path, host: str) -> None:
+    code, output = run("serve", "--host", host, tmp_path=tmp_path)
+
+    line = output.splitlines()[-1]
+    assert code == 1
+    assert line.startswith(f"Error: can't listen on {host}:0: ")
+    assert line.endswith("(choose another with --host or CHAT_HOST)")
+
+
 def test_a_taken_port_for_metrics_is_named_as_such(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -172,13 +183,13 @@ async def test_as_json_every_line_of_a_run_is_an_object(tmp_path: Path) -> None:
 
 
 def test_a_database_that_cannot_be_opened_is_said_in_one_line(tmp_path: Path) -> None:
-    code, output = run(
-        "migrate", tmp_path=tmp_path, CHAT_DATABASE_URL=f"sqlite:///{tmp_path}/no/where.sqlite3"
-    )
+    path = f"{tmp_path}/no/where.sqlite3"
+    code, output = run("migrate", tmp_path=tmp_path, CHAT_DATABASE_URL=f"sqlite:///{path}")
 
     assert (code, output) == (
         1,
-        "Error: can't use the database at CHAT_DATABASE_URL: unable to open database file\n",
+        f"Error: can't use the database at CHAT_DATABASE_URL, {path}: unable to open database "
+        "file\n",
     )
 
 

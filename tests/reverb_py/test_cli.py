@@ -380,11 +380,14 @@ async def test_the_env_file_of_the_folder_is_read(tmp_path: Path) -> None:
 
 # 192.0.2.0/24 is for documentation and nobody's address.
 @pytest.mark.parametrize(
-    ("host", "reason"),
-    [("127.0.0.1", errno.EADDRINUSE), ("192.0.2.1", errno.EADDRNOTAVAIL)],
+    ("host", "reason", "other"),
+    [
+        ("127.0.0.1", errno.EADDRINUSE, "--port or REVERB_SERVER_PORT"),
+        ("192.0.2.1", errno.EADDRNOTAVAIL, "--host or REVERB_SERVER_HOST"),
+    ],
 )
 async def test_an_address_that_cannot_be_had_ends_the_start_with_one_line(
-    host: str, reason: int
+    host: str, reason: int, other: str
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as occupant:
         port = occupant.getsockname()[1]
@@ -395,8 +398,18 @@ async def test_an_address_that_cannot_be_had_ends_the_start_with_one_line(
     assert (process.returncode, out) == (1, b"")
     assert err.decode() == (
         f"Error: can't listen on {host}:{port}: {os.strerror(reason).lower()} "
-        "(choose another with --port or REVERB_SERVER_PORT)\n"
+        f"(choose another with {other})\n"
     )
+
+
+async def test_a_host_that_nobody_knows_is_blamed_on_the_host() -> None:
+    process = await process_of("--host", "nowhere.invalid", "--port", "0", **APP)
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert err.decode().startswith("Error: can't listen on nowhere.invalid:0: ")
+    assert err.decode().endswith("(choose another with --host or REVERB_SERVER_HOST)\n")
 
 
 @pytest.mark.parametrize("command", ["start", "check"])
@@ -568,6 +581,22 @@ async def test_a_port_for_metrics_that_is_taken_ends_the_start_with_one_line() -
     assert err.decode() == (
         f"Error: can't show metrics on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE).lower()} "
         "(choose another REVERB_METRICS_PORT, or set REVERB_METRICS_ENABLED=false)\n"
+    )
+
+
+async def test_an_address_for_metrics_that_is_not_ours_is_blamed_on_the_host() -> None:
+    process = await process_of(
+        *("--host", "127.0.0.1", "--port", "0"),
+        **APP,
+        REVERB_METRICS_PORT="0",
+        REVERB_METRICS_HOST="192.0.2.1",
+    )
+    async with asyncio.timeout(PATIENCE):
+        _, err = await process.communicate()
+
+    assert process.returncode == 1
+    assert err.decode().endswith(
+        "(choose another REVERB_METRICS_HOST, or set REVERB_METRICS_ENABLED=false)\n"
     )
 
 

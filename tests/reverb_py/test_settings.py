@@ -389,6 +389,15 @@ def test_an_app_needs_all_of_its_three_names(given: tuple[str, ...], missing: st
             "REVERB_APP_WEBHOOK_URL: a webhook's url must begin with http:// or https://, not ftp",
         ),
         (
+            {
+                "REVERB_APP_WEBHOOK_URL": "https://example.com",
+                "REVERB_APP_WEBHOOK_EVENTS": "member_joined",
+            },
+            "REVERB_APP_WEBHOOK_EVENTS: there is no webhook event 'member_joined': use "
+            "cache_miss, channel_occupied, channel_vacated, client_event, member_added, "
+            "member_removed, subscription_count",
+        ),
+        (
             {"REVERB_SERVER_HOST": "a b"},
             "REVERB_SERVER_HOST must be an address or a host name, not 'a b'",
         ),
@@ -654,10 +663,26 @@ def test_two_apps_alike_are_refused(tmp_path: Path, second: dict[str, str], prob
     ("name", "content", "problem"),
     [
         ("apps.json", b"", "Input data was truncated"),
-        ("apps.json", b"[]", "Expected `object`, got `array`"),
-        ("apps.json", b"{}", "Object missing required field `apps`"),
-        ("apps.json", b'{"apps":[],"x":1}', "Object contains unknown field `x`"),
-        ("apps.toml", b"[[app]]", "Object contains unknown field `app`"),
+        (
+            "apps.json",
+            b"[]",
+            'Expected `object`, got `array` (a file of apps is {"apps": […]})',
+        ),
+        (
+            "apps.json",
+            b"{}",
+            'Object missing required field `apps` (a file of apps is {"apps": […]})',
+        ),
+        (
+            "apps.json",
+            b'{"apps":[],"x":1}',
+            'Object contains unknown field `x` (a file of apps is {"apps": […]})',
+        ),
+        (
+            "apps.toml",
+            b"[[app]]",
+            "Object contains unknown field `app` (a file of apps is [[apps]], once for each)",
+        ),
     ],
 )
 def test_a_file_of_another_shape_is_refused(

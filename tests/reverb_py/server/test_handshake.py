@@ -193,7 +193,8 @@ async def test_a_handshake_without_its_connection_header_is_a_plain_request(
     async with connected_socket(server) as client:
         await client.send(handshake(Connection=None))
         answer = await client.receive_answer()
-        assert (answer.status, answer.body) == (404, f"There is nothing at {APP_PATH}".encode())
+        where = f"{APP_PATH} is the address of a WebSocket: connect with a Pusher client"
+        assert (answer.status, answer.body) == (404, where.encode())
 
 
 async def test_an_empty_content_length_is_no_body(server: TestServer) -> None:

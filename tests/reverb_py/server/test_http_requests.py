@@ -16,6 +16,7 @@ from tests.reverb_py.server.raw_client import (
     RawClient,
     connected_socket,
     handshake,
+    listener_behind,
     request,
     request_with_long_answer,
     serves,
@@ -108,7 +109,7 @@ async def test_another_method_is_answered_with_those_there_are(
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/unheard/of", "/up/", "/UP", "/apps/1001", "/apps//events", "/app/x", "/%2fup"]
+    "path", ["/", "/unheard/of", "/up/", "/UP", "/apps/1001", "/apps//events", "/app", "/%2fup"]
 )
 async def test_nothing_is_found_elsewhere(server: TestServer, path: str) -> None:
     async with connected_socket(server) as client:
@@ -764,18 +765,15 @@ async def test_empty_lines_do_not_keep_a_connection(impatient_server: TestServer
 
 async def test_each_of_many_requests_has_a_time_of_its_own() -> None:
     half = len(UP) // 2
-    loop = asyncio.get_running_loop()
-    async with (
-        serving(timer_resolution=0.02, deadlines=Deadlines(head=0.4)) as server,
-        connected_socket(server) as client,
-    ):
+    now = asyncio.get_running_loop().time()
+    async with serving() as server, connected_socket(server) as client:
         await client.send(UP[:half])
-        end = loop.time() + 0.6
-        while loop.time() < end:
+        for _ in range(5):
             # Every write ends in the middle of a head, so the server never sees a pause.
             await client.send(UP[half:] + UP[:half])
             assert (await client.receive_answer()).body == HEALTHY
-            await asyncio.sleep(0.02)
+            now += Deadlines.head * 0.6
+            listener_behind(server).wheel.advance(now)
 
 
 @pytest.mark.parametrize("last", [b"", b"GET /", request("GET /up", "Connection: close")])
