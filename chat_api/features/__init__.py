@@ -1,10 +1,21 @@
 """
 The product, one folder per business.
 
-A feature is `models` (its tables), `service` (its rules, given a store and a clock), and `routes`
-(HTTP input to service call to JSON); a feature that speaks to listening clients has `events` too.
-What it adds to the application it hands over as a `Feature`, so a new one is a new folder and a
-line in `chat_api.runtime`.
+Each may build on those above it here, never the other way round:
+
+* `auth`: accounts, tokens, and leave to listen.
+* `tenants`: the customers of the product, each known by its domain.
+* `chats`: direct chats of two people.
+* `wallet`: money in whole minor units, kept by double entry.
+* `notifications`: push notifications over Firebase Cloud Messaging.
+* `support`: customers who wait for help, and the agents who take them.
+
+A feature has its tables in `models`, its rules in `service` (given a store and a clock), what it
+looks like on the wire in `views`, and HTTP in `routes`; one that speaks to listening clients has
+`events` too. Where that grows, it is split by what it is about: `wallet` keeps its books in
+`ledger`, `support` has `rules` that only decide and a `feature` that puts its parts together. What
+a feature adds to the application it hands over as a `Feature`, so a new one is a new folder and a
+few lines in `chat_api.runtime`; `tenants` has no routes and serves the others.
 """
 
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,1 +1,1 @@
-"""What an operator sees: log lines, and with `--debug` every message."""
+"""What an operator sees: log lines, with `--debug` every message, and metrics for Prometheus."""
