@@ -15,6 +15,7 @@ server              sockets: one listener for WebSocket and the HTTP API
 listening_settings  where that listens, with what certificate, and which proxies it believes
 settings            all of these together, checked
 measures            everything there is to measure, as one table
+hang_up             SIGHUP, which waits until the server has started
 runtime             builds everything from settings, starts it and stops it
 workers             several processes on one port
 cli                 the `reverb-py` command
