@@ -16,7 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
-from reverb_py.cluster.scripts import SCRIPTS
+from reverb_py.cluster.scripts import SCRIPTS, keys_of
 
 __all__ = [
     "PATIENCE_SECONDS",
@@ -169,6 +169,22 @@ class RedisLink:
             if isinstance(answer, SpoiledKey):
                 raise RedisError(str(answer))
         return answers
+
+    async def run_own(self, command: Command) -> Any:
+        """
+        Run a command on one of the nodes' own keys, without which nothing goes.
+
+        Raises:
+            redis.RedisError, OSError, TimeoutError: Redis failed, or something else lies there.
+        """
+        [answer] = await self.run([command])
+        if isinstance(answer, SpoiledKey):
+            raise RedisError(f"{answer} ({command[0]} of the nodes)")
+        return answer
+
+    def about(self, script: str, topic: bytes, node: bytes, *arguments: object) -> Command:
+        """Return the command that runs a script about a topic, and what this node holds there."""
+        return evaluation(script, keys_of(topic, node), topic, self.publish_command, *arguments)
 
     async def run(self, commands: Iterable[Command]) -> list[Any]:
         """

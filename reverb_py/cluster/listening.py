@@ -12,13 +12,13 @@ from reverb_py.cluster.connections import (
     RedisLink,
     SpoiledKey,
     Subscription,
-    evaluation,
 )
 from reverb_py.cluster.keys import Keys
+from reverb_py.cluster.lease import Lease
 from reverb_py.cluster.membership import Membership
 from reverb_py.cluster.messages import Change, Counts, Published, decode, decode_members
 from reverb_py.cluster.outgoing import Outgoing
-from reverb_py.cluster.scripts import SNAPSHOT, keys_of
+from reverb_py.cluster.scripts import SNAPSHOT
 from reverb_py.cluster.topics import USER_PREFIX, Entry, Hold, Topic, take
 from reverb_py.protocol.channel_names import kind_of
 
@@ -45,6 +45,7 @@ class Listening:
         node_id: str,
         apps: Mapping[str, AppBus],
         topics: dict[bytes, Topic],
+        lease: Lease,
         membership: Membership,
         outgoing: Outgoing,
     ) -> None:
@@ -53,6 +54,7 @@ class Listening:
         self._node_id = node_id
         self._apps = apps
         self._topics = topics
+        self._lease = lease
         self._membership = membership
         self._outgoing = outgoing
         self._loop = asyncio.get_running_loop()
@@ -149,7 +151,7 @@ class Listening:
         self._membership.change_count(topic)
 
     def redis_may_have_forgotten(self) -> None:
-        self.be_lenient(self._membership.lease_seconds)
+        self.be_lenient(self._lease.seconds)
 
     def degrade_later(self, entry: Entry) -> None:
         """Subscribe a session in a second, from what is known here, if it still waits then."""
@@ -207,7 +209,7 @@ class Listening:
         elif isinstance(said, Change):
             topic.changed(said)
         elif isinstance(said, Counts):
-            own = self._membership.name.decode()
+            own = self._lease.name.decode()
             elsewhere = (
                 number
                 for node, number in said.by_node.items()
@@ -295,5 +297,4 @@ class Listening:
             topic.look_again()
 
     def _snapshot(self, topic: Topic) -> Command:
-        keys = keys_of(topic.key, self._membership.name)
-        return evaluation(SNAPSHOT, keys, topic.key, self._link.publish_command)
+        return self._link.about(SNAPSHOT, topic.key, self._lease.name)

@@ -1,105 +1,60 @@
 """
-What Redis is told of this node: under which name it is there, and what it holds under it.
+What Redis is told that this node holds, and for whom.
 
-A node of which nothing was heard for the length of its lease is dead: whoever notices takes away
-what it held. A node that has lost Redis gives its name up and takes another. A name that is given
-up, by death or otherwise, is reaped twice: at once, and again before it is buried, when nothing can
-arrive any more that was said under it.
+What Redis is to know is state, not a list of commands: what has changed is sent in batches, one at
+a time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import structlog
-from redis.exceptions import RedisError
 
 from reverb_py.cluster.connections import Command, RedisLink, SpoiledKey, evaluation
 from reverb_py.cluster.keys import Keys
-from reverb_py.cluster.scripts import (
-    COUNT,
-    HOLD,
-    LEASE,
-    LEAVE,
-    REAP,
-    REGISTER,
-    RELEASE,
-    SETTLE,
-    keys_of,
-)
+from reverb_py.cluster.lease import Lease
+from reverb_py.cluster.scripts import COUNT, HOLD, REGISTER, RELEASE, SETTLE
 from reverb_py.cluster.topics import USER_PREFIX, Hold, Topic, take
 from reverb_py.core.holding import Departure
 
 if TYPE_CHECKING:
     from reverb_py.cluster.app_bus import AppBus
 
-__all__ = ["Membership"]
+__all__ = ["BATCH", "Membership"]
 
-_BATCH = 500
+BATCH = 500
+"""Channels of which Redis is told at once."""
 
 _Due = tuple[str, Departure]
 """A departure that was held for its time, and the id of its app."""
 
-_LATENESS_LEASES = 1
-"""Leases by which what was said under a name may be late: the clocks of a Cluster may differ."""
-
-_GRACE_LEASES = 3
-"""Leases from the first reaping of a name to the last: one that lives, its lateness, and a rest."""
-
-_CLAIM_LEASES = 6
-"""Leases for which a name is left to the node that reaps it."""
-
-
-class _Legacy(NamedTuple):
-    """A topic in which a node held something, and what its heir holds back of that."""
-
-    topic: bytes
-    app_id: str
-    name: str
-    key: bytes
-    holds_back: tuple[bool, bool]
-
 
 class Membership:
     """
-    This node's name among the nodes, its lease, and its holds.
+    What this node holds, under the name that its lease is for.
 
-    What Redis is to know is state, not a list of commands: what has changed is sent in batches, one
-    at a time. `lease_seconds` is how long Redis believes that the node lives.
+    `changing` is held by whoever tells Redis of it: one batch at a time.
     """
 
     def __init__(
         self,
         link: RedisLink,
         keys: Keys,
-        node_id: str,
+        lease: Lease,
         apps: Mapping[str, AppBus],
         topics: Mapping[bytes, Topic],
-        lease_seconds: float,
     ) -> None:
         self._link = link
         self._keys = keys
-        self._node_id = node_id
+        self._lease = lease
         self._apps = apps
         self._topics = topics
-        self._lease_milliseconds = int(lease_seconds * 1000)
-        self._loop = asyncio.get_running_loop()
         self._log = structlog.get_logger("reverb_py")
-        self._numbers = count(1)
-        self.lease_seconds = lease_seconds
-        self.name = b""
-        self.is_presumed_dead = False
-        """Whether nothing can be held under the name any more."""
-        self._deadline = 0
-        self._to_reap: dict[bytes, None] = {}
-        self._has_left: set[bytes] = set()
-        self._graves: dict[bytes, float] = {}
-        self._something_to_reap = asyncio.Event()
         self._may_change = False
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
         self._to_change: dict[Hold, None] = {}
         self._to_count: dict[Topic, None] = {}
         self._to_settle: dict[_Due, None] = {}
@@ -115,24 +70,17 @@ class Membership:
         """
         Be another node from now on, which has yet to hold anything.
 
-        Its last name is left to this node to reap. Returns whether Redis has forgotten that name,
-        and so, presumably, everything.
+        Returns whether Redis has forgotten the last name, and so, presumably, everything.
         """
-        async with self._changing:
-            old = self.name
-            has_forgotten = bool(old) and not await self._is_known(old)
+        lease = self._lease
+        async with self.changing:
+            has_forgotten = bool(lease.name) and not await lease.is_known()
             if has_forgotten:
                 # Something may be held since, under a name of which Redis does not know the rest.
-                await self._note_again(old)
-            name = f"{self._node_id}.{next(self._numbers)}".encode()
-            ends = await self._renew(name, old, is_new=True)
-            self.name = name
-            self._extend(ends)
-            if old:
-                self._to_reap[old] = None
-            self.is_presumed_dead = False
+                await self._note_again()
+            await lease.begin()
             self._registered.clear()
-            self._forget_departures()
+            self.forget_departures()
             self._may_change = True
             for topic in self._topics.values():
                 topic.is_held_no_more()
@@ -142,183 +90,18 @@ class Membership:
                     self._to_count[topic] = None
         return has_forgotten
 
-    async def _is_known(self, name: bytes) -> bool:
-        """Tell whether Redis has not forgotten a node of this name, dead or alive."""
-        for key in (self._keys.nodes, self._keys.gone):
-            if await self._run(("ZSCORE", key, name)) is not None:
-                return True
-        return False
-
-    async def keep_lease(self) -> None:
-        """Have Redis believe that this node lives, until it fails, which raises."""
-        while True:
-            await asyncio.sleep(self.lease_seconds / 3)
-            name = self.name
-            ends = await self._renew(name, b"", is_new=False)
-            if name != self.name:
-                continue  # It was given up meanwhile.
-            if ends is None:
-                self._presume_dead()
-            else:
-                self._extend(ends)
-
-    async def _renew(self, name: bytes, old: bytes, *, is_new: bool) -> bytes | None:
-        """Return when a lease of this name ends, by the clock of Redis; None if it is dead."""
-        lease = self._lease_milliseconds
-        keys = [self._keys.nodes, self._keys.gone]
-        command = evaluation(LEASE, keys, name, lease, int(is_new), _CLAIM_LEASES * lease, old)
-        ends, due, left = await self._run(command)
-        self._to_reap.update(dict.fromkeys(due))
-        self._has_left.update(left)
-        self._something_to_reap.set()
-        return ends  # type: ignore[no-any-return]
-
-    def _extend(self, ends: bytes | None) -> None:
-        assert ends is not None, "a lease that begins has an end"
-        self._deadline = int(ends) + _LATENESS_LEASES * self._lease_milliseconds
-
-    def _presume_dead(self) -> None:
-        self._may_change = False
-        self.is_presumed_dead = True
-
-    async def reap_own_names(self) -> None:
-        """Reap the names that this node has given up."""
-        own = f"{self._node_id}.".encode()
-        for name in list(self._to_reap):
-            if name.startswith(own):
-                await self.reap(name)
-
-    async def keep_reaping(self) -> None:
-        """Reap the names of which nobody lives, and bury them in time, until Redis fails."""
-        while True:
-            while self._to_reap:
-                await self.reap(next(iter(self._to_reap)))
-            now = self._loop.time()
-            grace = _GRACE_LEASES * self.lease_seconds
-            for name, since in list(self._graves.items()):
-                if now - since >= grace:
-                    await self._bury(name)
-            self._something_to_reap.clear()
-            try:
-                async with asyncio.timeout(self.lease_seconds / 3 if self._graves else None):
-                    await self._something_to_reap.wait()
-            except TimeoutError:
-                pass
-
-    async def reap(self, name: bytes) -> None:
+    async def give_up_name(self) -> tuple[bool, list[bytes]]:
         """
-        Take away what a node held that is not there any more. May be done by several at once.
+        Hold nothing any more under the name, and have nobody believe that its node lives.
 
-        That its users have gone is held back here, and so is what it held back itself, unless this
-        node reaps itself. The name is buried later, unless its node has left in order, so that
-        nothing is on its way.
-        """
-        if name in self._has_left:
-            self._has_left.discard(name)
-            await self._bury(name)
-        else:
-            await self._take_away(name)
-            self._graves[name] = self._loop.time()
-        self._to_reap.pop(name, None)
-
-    async def _bury(self, name: bytes) -> None:
-        """Reap a name for the last time. Where a key is spoiled, it stays until it can go."""
-        self._graves.pop(name, None)
-        if await self._take_away(name, is_last_time=True):
-            await self._run(("ZREM", self._keys.gone, name))
-
-    async def _take_away(self, name: bytes, *, is_last_time: bool = False) -> bool:
-        """Take away what is held under a name; tell whether that was possible everywhere."""
-        key = self._keys.held_by(name)
-        is_done = True
-        cursor = 0
-        while True:
-            cursor, topics = await self._run(("SSCAN", key, cursor, "COUNT", _BATCH))
-            if topics:
-                async with self._changing:
-                    done = await self._reap_topics(name, topics)
-                is_done = is_done and len(done) == len(topics)
-                if done and is_last_time:
-                    await self._run(("SREM", key, *done))
-            if not int(cursor):
-                return is_done
-
-    async def _reap_topics(self, name: bytes, topics: Sequence[bytes]) -> list[bytes]:
-        """Take away what a node held in these topics; return those where that could be done."""
-        heir = self.name
-        legacies = [self._legacy(topic, is_own=name == heir) for topic in topics]
-        inherited = {one.key: one.topic for one in legacies if any(one.holds_back)}
-        # As everything that is held, known before it is.
-        if inherited and not await self._note(inherited):
-            return []
-        answers = await self._link.run(
-            [
-                self._script_at(REAP, one.key, name, name, heir, *map(int, one.holds_back))
-                for one in legacies
-            ]
-        )
-        done = []
-        for one, answer in zip(legacies, answers, strict=True):
-            if isinstance(answer, SpoiledKey):
-                self._complain(answer, one.key)
-                continue
-            done.append(one.topic)
-            app_bus = self._apps.get(one.app_id)
-            if app_bus is not None:
-                is_vacated, gone = answer
-                users = [user_id.decode(errors="replace") for user_id in gone]
-                app_bus.released(
-                    one.name, users, is_vacated=bool(is_vacated), holds_back=one.holds_back
-                )
-                self._look_whether_needed(one.app_id, one.name)
-        return done
-
-    def _legacy(self, topic: bytes, *, is_own: bool) -> _Legacy:
-        app_id, _, name = topic.decode(errors="replace").partition("\0")
-        app_bus = self._apps.get(app_id)
-        holds_back = (False, False) if app_bus is None or is_own else app_bus.holds_back(name)
-        return _Legacy(topic, app_id, name, self._keys.topic(app_id, name), holds_back)
-
-    async def leave(self) -> None:
-        """
-        Give up the name and everything that is held under it.
-
-        Departures that are held back are left to the other nodes, which reap the name; where there
-        are none, nobody can come back, and all are told.
+        Returns whether other nodes do, and the names of which nobody does.
         """
         await self.tell_changes()
-        async with self._changing:
+        async with self.changing:
             self._may_change = False
             self._to_change.clear()
             self._to_count.clear()
-            others, dead = await self._others(is_leaving=1)
-        if others and any(app_bus.departures for app_bus in self._apps.values()):
-            self._forget_departures()
-            return
-        if not others:
-            for name in dead:
-                if name != self.name:
-                    await self.reap(name)
-            for app_bus in self._apps.values():
-                app_bus.departures.hurry()
-            await self.tell_changes()
-        # It was said under this name that it is over, and nothing after that.
-        await self._bury(self.name)
-
-    async def hurry(self) -> None:
-        """Hold no departure back any more, unless somebody could come back on another node."""
-        others, _ = await self._others(is_leaving=0)
-        if not others:
-            for app_bus in self._apps.values():
-                app_bus.departures.hurry()
-
-    async def _others(self, *, is_leaving: int) -> tuple[bool, list[bytes]]:
-        """Return whether there are other nodes, and the names of dead ones."""
-        keys = [self._keys.nodes, self._keys.gone]
-        command = evaluation(LEAVE, keys, self.name, is_leaving)
-        is_anybody, dead, left = await self._run(command)
-        self._has_left.update(left)
-        return bool(is_anybody), dead
+            return await self._lease.leave()
 
     # Holds.
 
@@ -342,9 +125,10 @@ class Membership:
 
     def forgotten(self, topic: Topic) -> None:
         """Have it known, in time, that this node holds nothing in a topic any more."""
-        self._look_whether_needed(topic.app_id, topic.name)
+        self.look_whether_needed(topic.app_id, topic.name)
 
-    def _look_whether_needed(self, app_id: str, channel: str) -> None:
+    def look_whether_needed(self, app_id: str, channel: str) -> None:
+        """Have it known, in time, where this node holds nothing in a channel any more."""
         key = self._keys.topic(app_id, channel)
         if key in self._registered and not self._is_needed(key, app_id, channel):
             self._to_unregister[key] = (app_id, channel)
@@ -357,13 +141,13 @@ class Membership:
     def forget(self) -> None:
         """Redis is out of reach: under the next name, everything is told anew."""
         self._may_change = False
-        self._forget_departures()
+        self.forget_departures()
         self._to_unregister.clear()
         self._to_change.clear()
         self._to_count.clear()
         self._spoiled.clear()
 
-    def _forget_departures(self) -> None:
+    def forget_departures(self) -> None:
         """Whoever reaps the name under which they are held, holds them anew."""
         self._to_settle.clear()
         for app_bus in self._apps.values():
@@ -378,7 +162,7 @@ class Membership:
         """Have those told of which Redis was asked when it went away, and is known no more."""
         doubtful = list(self._doubtful)
         if doubtful:
-            async with self._changing:
+            async with self.changing:
                 asked = [self._settling(due, is_again=1) for due in doubtful]
                 answers = await self._link.run(asked)
             for due, answer in zip(doubtful, answers, strict=True):
@@ -406,14 +190,14 @@ class Membership:
     async def tell_changes(self) -> None:
         """Have Redis know which channels this node holds, for whom, and for how many."""
         while self._to_settle or self._to_change or self._to_count or self._to_unregister:
-            async with self._changing:
+            async with self.changing:
                 await self._tell_some()
 
     async def _tell_some(self) -> None:
         await self._unregister()
-        settling: list[_Due] = take(self._to_settle, _BATCH)
-        holds: list[Hold] = take(self._to_change, _BATCH)
-        topics: list[Topic] = take(self._to_count, _BATCH)
+        settling: list[_Due] = take(self._to_settle, BATCH)
+        holds: list[Hold] = take(self._to_change, BATCH)
+        topics: list[Topic] = take(self._to_count, BATCH)
         if not await self._register({hold.topic for hold in holds}.union(topics)):
             # Under the next name all of them are told.
             holds, topics = [], []
@@ -435,18 +219,22 @@ class Membership:
             if is_wanted:
                 most = 0 if hold.is_admitted else self._most_members(topic)
                 commands.append(
-                    self._script(HOLD, topic, hold.user_id, hold.info, most, self._deadline)
+                    self._script(HOLD, topic, hold.user_id, hold.info, most, self._lease.deadline)
                 )
             else:
                 hold.version = None
                 hold.is_outdated = False
                 holds_back = held_back[hold] = self._apps[topic.app_id].holds_back(topic.name)
                 commands.append(
-                    self._script(RELEASE, topic, hold.user_id, self.name, *map(int, holds_back))
+                    self._script(
+                        RELEASE, topic, hold.user_id, self._lease.name, *map(int, holds_back)
+                    )
                 )
         for topic in topics:
             commands.append(
-                self._script(COUNT, topic, self.name, topic.subscribers, self._deadline)
+                self._script(
+                    COUNT, topic, self._lease.name, topic.subscribers, self._lease.deadline
+                )
             )
         self._doubtful.update(dict.fromkeys(settling))
         answers = await self._link.run(commands) if commands else []
@@ -459,13 +247,13 @@ class Membership:
                 # It has failed as a whole.
                 hold.is_held = not hold.is_held
                 self._spoiled[hold] = None
-                self._complain(answer, hold.topic.key)
+                self.complain(answer, hold.topic.key)
             else:
                 self._hold_changed(hold, answer, held_back.get(hold, (False, False)))
         for topic, answer in zip(topics, answers[len(due) :], strict=True):
             if isinstance(answer, SpoiledKey):
                 self._spoiled[topic] = None
-                self._complain(answer, topic.key)
+                self.complain(answer, topic.key)
                 topic.count_is_not_told()
 
     def _settled(self, due: _Due, answer: Any) -> None:
@@ -473,10 +261,10 @@ class Membership:
         app_bus = self._apps[app_id]
         if isinstance(answer, SpoiledKey):
             app_bus.departures.hold(departure)
-            self._complain(answer, self._keys.topic(app_id, departure.channel))
+            self.complain(answer, self._keys.topic(app_id, departure.channel))
             return
         app_bus.departures.settled(departure)
-        self._look_whether_needed(app_id, departure.channel)
+        self.look_whether_needed(app_id, departure.channel)
         if answer:
             app_bus.tell_gone(departure)
 
@@ -486,7 +274,7 @@ class Membership:
         if hold.is_held:
             if answer[0] == b"late":
                 hold.is_held = False
-                self._presume_dead()
+                self._is_late()
                 return
             if answer[0] == b"full":
                 hold.is_held = False
@@ -511,7 +299,7 @@ class Membership:
 
     async def _register(self, topics: Iterable[Topic]) -> bool:
         """Have it known where this node may hold something, before it does; not if it is dead."""
-        return await self._note(
+        return await self.note(
             {
                 topic.key: f"{topic.app_id}\0{topic.name}".encode()
                 for topic in topics
@@ -519,22 +307,33 @@ class Membership:
             }
         )
 
-    async def _note(self, topics: Mapping[bytes, bytes]) -> bool:
-        """Have topics known, by their keys, in which this node may hold something."""
+    def _is_late(self) -> None:
+        """Nothing can be held under the name any more: the next one is told of everything."""
+        self._may_change = False
+        self._lease.is_over = True
+
+    async def note(self, topics: Mapping[bytes, bytes]) -> bool:
+        """
+        Have topics known, by their keys, in which this node may hold something.
+
+        Returns False if the node is dead for the others, so that it may not.
+        """
         if not topics:
             return True
-        key = self._keys.held_by(self.name)
-        if not await self._run(evaluation(REGISTER, [key], self._deadline, *topics.values())):
-            self._presume_dead()
+        key = self._keys.held_by(self._lease.name)
+        if not await self._link.run_own(
+            evaluation(REGISTER, [key], self._lease.deadline, *topics.values())
+        ):
+            self._is_late()
             return False
         self._registered.update(topics)
         return True
 
-    async def _note_again(self, name: bytes) -> None:
-        """Have it known what may be held under a name, so that it is reaped."""
-        topics = list(self._registered.values())
-        for start in range(0, len(topics), _BATCH):
-            await self._run(("SADD", self._keys.held_by(name), *topics[start : start + _BATCH]))
+    async def _note_again(self) -> None:
+        """Have it known what may be held under the name, so that it is reaped."""
+        key, topics = self._keys.held_by(self._lease.name), list(self._registered.values())
+        for start in range(0, len(topics), BATCH):
+            await self._link.run_own(("SADD", key, *topics[start : start + BATCH]))
 
     async def _unregister(self) -> None:
         """Have it known where this node holds nothing any more."""
@@ -545,28 +344,19 @@ class Membership:
                 names.append(f"{app_id}\0{channel}")
         self._to_unregister.clear()
         if names:
-            await self._run(("SREM", self._keys.held_by(self.name), *names))
+            await self._link.run_own(("SREM", self._keys.held_by(self._lease.name), *names))
 
     def _settling(self, due: _Due, *, is_again: int = 0) -> Command:
         app_id, departure = due
         key = self._keys.topic(app_id, departure.channel)
         user_id = departure.user_id or ""
-        return self._script_at(SETTLE, key, self.name, user_id, self.name, is_again)
+        return self._link.about(SETTLE, key, self._lease.name, user_id, self._lease.name, is_again)
 
     def _script(self, script: str, topic: Topic, *arguments: object) -> Command:
-        return self._script_at(script, topic.key, self.name, *arguments)
+        return self._link.about(script, topic.key, self._lease.name, *arguments)
 
-    def _script_at(self, script: str, key: bytes, name: bytes, *arguments: object) -> Command:
-        return evaluation(script, keys_of(key, name), key, self._link.publish_command, *arguments)
-
-    async def _run(self, command: Command) -> Any:
-        """Run a command on one of the nodes' own keys, without which nothing goes."""
-        [answer] = await self._link.run([command])
-        if isinstance(answer, SpoiledKey):
-            raise RedisError(f"{answer} ({command[0]} of the nodes)")
-        return answer
-
-    def _complain(self, spoiled: SpoiledKey, key: bytes) -> None:
+    def complain(self, spoiled: SpoiledKey, key: bytes) -> None:
+        """Say in the log what has to be deleted in Redis."""
         self._log.error(
             "Something else was written to a channel's keys in Redis: delete them",
             channel=key.decode(errors="replace"),

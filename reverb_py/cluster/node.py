@@ -29,10 +29,12 @@ from reverb_py.cluster.departures import Departures
 from reverb_py.cluster.idempotency import Claims
 from reverb_py.cluster.inquiries import Inquiries, RequestFigures
 from reverb_py.cluster.keys import Keys
+from reverb_py.cluster.lease import Lease
 from reverb_py.cluster.listening import Listening
 from reverb_py.cluster.membership import Membership
 from reverb_py.cluster.messages import Unintelligible
 from reverb_py.cluster.outgoing import Outgoing
+from reverb_py.cluster.reaping import Reaping
 from reverb_py.cluster.supervision import end, go_on, until_one_fails
 from reverb_py.cluster.topics import Topic
 from reverb_py.core.bus import Bus
@@ -73,7 +75,6 @@ class Node:
 
     def __init__(self, scaling: Scaling) -> None:
         self._address = scaling.redis
-        self._lease_seconds = scaling.lease_seconds
         self._hold_seconds = scaling.hold_seconds
         self.id = secrets.token_hex(8)
         self._log = structlog.get_logger("reverb_py")
@@ -93,8 +94,10 @@ class Node:
         self._outgoing = outgoing = Outgoing(link, keys, self.id, apps, topics)
         self._inquiries = Inquiries(link, keys, self.id, apps, outgoing)
         self._claims = Claims(link, keys, outgoing)
-        self._membership = Membership(link, keys, self.id, apps, topics, scaling.lease_seconds)
-        self._listening = Listening(link, keys, self.id, apps, topics, self._membership, outgoing)
+        self._lease = lease = Lease(link, keys, self.id, scaling.lease_seconds)
+        self._membership = membership = Membership(link, keys, lease, apps, topics)
+        self._reaping = Reaping(link, keys, lease, membership, apps)
+        self._listening = Listening(link, keys, self.id, apps, topics, lease, membership, outgoing)
 
     @property
     def trouble(self) -> str | None:
@@ -158,7 +161,7 @@ class Node:
 
     async def _hurry(self) -> None:
         try:
-            await self._membership.hurry()
+            await self._reaping.hurry()
         except (RedisError, OSError, TimeoutError):
             pass  # Whoever reaps this node holds its departures.
 
@@ -195,7 +198,7 @@ class Node:
         try:
             async with asyncio.timeout(2 * PATIENCE_SECONDS):
                 await self._outgoing.empty()
-                await self._membership.leave()
+                await self._reaping.leave()
         except (RedisError, OSError, TimeoutError) as exc:
             self._log.warning("Left Redis without a word", reason=str(exc))
 
@@ -247,7 +250,7 @@ class Node:
         has_forgotten = await self._membership.take_name()
         await until_one_fails(
             [
-                self._membership.keep_lease(),
+                self._lease.keep(),
                 self._take_part(subscription, begun, has_forgotten=has_forgotten),
             ]
         )
@@ -264,7 +267,7 @@ class Node:
             [
                 self._listening.keep_listening(subscription),
                 self._membership.keep_changing(),
-                self._membership.keep_reaping(),
+                self._reaping.keep_on(),
                 self._listening.keep_looking(),
                 self._outgoing.keep_sending(),
                 self._keep_house(),
@@ -279,10 +282,10 @@ class Node:
         await listening.begin(subscription, [self._keys.control_topic, self._keys.own_topic])
         await self._inquiries.obey_missed()
         await membership.tell_changes()
-        await membership.reap_own_names()
+        await self._reaping.own_names()
         await membership.settle_doubtful()
         if has_forgotten:
-            listening.be_lenient(self._lease_seconds)
+            listening.be_lenient(self._lease.seconds)
         await listening.look()
 
     async def _return_from_the_dead(self) -> None:
@@ -290,17 +293,17 @@ class Node:
         self._log.warning("This node was silent for longer than its lease, and taken for dead")
         if await self._membership.take_name():
             self._outgoing.keep_last_events()
-            self._listening.be_lenient(self._lease_seconds)
+            self._listening.be_lenient(self._lease.seconds)
         await self._membership.tell_changes()
-        await self._membership.reap_own_names()
+        await self._reaping.own_names()
         self._listening.look_again()
 
     async def _keep_house(self) -> None:
         while True:
-            await asyncio.sleep(self._lease_seconds / 3)
+            await asyncio.sleep(self._lease.seconds / 3)
             if self._is_leaving:
                 continue
-            if self._membership.is_presumed_dead:
+            if self._lease.is_over:
                 await self._return_from_the_dead()
             self._membership.retry()
             self._listening.retry()

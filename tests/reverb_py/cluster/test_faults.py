@@ -323,15 +323,15 @@ async def test_a_node_that_reaps_for_long_lives_on(
 ) -> None:
     node = await deployment.node(lease_seconds=1.0)
     watcher, _ = await deployment.member(node, "1")
-    membership = node.node._membership
-    reap_topics = membership._reap_topics
+    reaping = node.node._reaping
+    reap_topics = reaping._reap_topics
     goes_on = asyncio.Event()
 
     async def reap_slowly(name: bytes, topics: Sequence[bytes]) -> list[bytes]:
         await goes_on.wait()
         return await reap_topics(name, topics)
 
-    monkeypatch.setattr(membership, "_reap_topics", reap_slowly)
+    monkeypatch.setattr(reaping, "_reap_topics", reap_slowly)
     with deployment.redis.client() as redis:
         key = f"{deployment.prefix}{{nodes}}"
         redis.sadd(f"{deployment.prefix}nodes.dead", b"1001\0presence-room")
