@@ -102,9 +102,10 @@ async def test_an_event_owed_to_several_channels_becomes_several_and_one_again(
     store: Store,
 ) -> None:
     created, refused = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 2, tzinfo=UTC)
+    a, b = "a" * 32, "b" * 32  # as long as keys are
     rows = (
-        "('a', 'one two', 'First', '{}', '2024-01-01 00:00:00Z', '2024-01-02 00:00:00Z'), "
-        "('b', 'two', 'Second', '{}', '2024-01-01 00:00:00Z', NULL)"
+        f"('{a}', 'one two', 'First', '{{}}', '2024-01-01 00:00:00Z', '2024-01-02 00:00:00Z'), "
+        f"('{b}', 'two', 'Second', '{{}}', '2024-01-01 00:00:00Z', NULL)"
     )
     await store.migrate()
     await store.migrate_back("0001")
@@ -126,18 +127,23 @@ async def test_an_event_owed_to_several_channels_becomes_several_and_one_again(
         OutboxRow.created_at,
         OutboxRow.refused_at,
     )
-    assert await store.all(select(*columns).order_by(OutboxRow.id)) == [
-        (1, "a-0", "one", "First", "{}", created, refused),
-        (2, "a-1", "two", "First", "{}", created, refused),
-        (3, "b-0", "two", "Second", "{}", created, None),
+    as_several = [
+        (1, f"{a}-0", "one", "First", "{}", created, refused),
+        (2, f"{a}-1", "two", "First", "{}", created, refused),
+        (3, f"{b}-0", "two", "Second", "{}", created, None),
     ]
+    assert await store.all(select(*columns).order_by(OutboxRow.id)) == as_several
+
     await store.migrate_back("0001")
     owed = select(text("event_key"), text("channels")).select_from(text("outbox"))
     assert await store.all(owed.order_by(text("id"))) == [
-        ("a-0", "one"),
-        ("a-1", "two"),
-        ("b-0", "two"),
+        (f"{a}-0", "one"),
+        (f"{a}-1", "two"),
+        (f"{b}-0", "two"),
     ]
+
+    await store.migrate()
+    assert await store.all(select(*columns).order_by(OutboxRow.id)) == as_several
 
 
 async def test_what_was_said_stays_when_it_is_forgotten_who_was_seen(

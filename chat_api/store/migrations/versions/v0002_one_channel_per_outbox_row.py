@@ -9,9 +9,12 @@ revision = "0002"
 down_revision = "0001"
 
 _MOMENT = sa.DateTime(timezone=True)
+_KEY_LENGTH = (
+    40  # also of the older table when it is made again, for keys that have a suffix by then
+)
 
 
-def _outbox(key_length: int, channel: sa.Column[str]) -> sa.Table:
+def _outbox(channel: sa.Column[str]) -> sa.Table:
     return sa.Table(
         "outbox",
         sa.MetaData(),
@@ -21,7 +24,7 @@ def _outbox(key_length: int, channel: sa.Column[str]) -> sa.Table:
             autoincrement=True,
             nullable=False,
         ),
-        sa.Column("event_key", sa.String(key_length), nullable=False),
+        sa.Column("event_key", sa.String(_KEY_LENGTH), nullable=False),
         channel,
         sa.Column("name", sa.String(200), nullable=False),
         sa.Column("data", sa.Text, nullable=False),
@@ -35,8 +38,8 @@ def _outbox(key_length: int, channel: sa.Column[str]) -> sa.Table:
     )
 
 
-_OF_SEVERAL = _outbox(32, sa.Column("channels", sa.Text, nullable=False))
-_OF_ONE = _outbox(40, sa.Column("channel", sa.String(200), nullable=False))
+_OF_SEVERAL = _outbox(sa.Column("channels", sa.Text, nullable=False))
+_OF_ONE = _outbox(sa.Column("channel", sa.String(200), nullable=False))
 
 
 def upgrade() -> None:
@@ -45,7 +48,7 @@ def upgrade() -> None:
         _OF_ONE,
         [
             # Under these keys the events may have been sent already.
-            {**row, "event_key": f"{row['event_key']}-{index}", "channel": channel}
+            {**row, "event_key": _key(row["event_key"], index), "channel": channel}
             for row in rows
             for index, channel in enumerate(row["channels"].split(" "))
         ],
@@ -55,6 +58,11 @@ def upgrade() -> None:
 def downgrade() -> None:
     rows = _replace(_OF_ONE, _OF_SEVERAL)
     op.bulk_insert(_OF_SEVERAL, [{**row, "channels": row["channel"]} for row in rows])
+
+
+def _key(of_several: str, index: int) -> str:
+    # One that has a suffix was here before, and has been for one channel since.
+    return of_several if "-" in of_several else f"{of_several}-{index}"
 
 
 def _replace(old: sa.Table, new: sa.Table) -> list[dict[str, Any]]:
