@@ -8,12 +8,13 @@ import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.measures import Measure, Samples
+from chat_api.kernel.sharing import Shared
 from chat_api.store.engine import Store, UnitOfWork
 from chat_api.store.tables import OutboxRow
 
@@ -41,6 +42,15 @@ _OLDEST = (
     .order_by(OutboxRow.id)
     .limit(bindparam("limit"))
 )
+_OLDEST_SINCE = (
+    select(OutboxRow.created_at)
+    .where(OutboxRow.refused_at.is_(None))
+    .order_by(OutboxRow.id)
+    .limit(1)
+)
+_ALL = select(func.count()).select_from(OutboxRow)
+_REFUSED = select(func.count()).select_from(OutboxRow).where(OutboxRow.refused_at.is_not(None))
+_COUNT_EVERY: Final = 2.0  # seconds; counting takes the longer, the longer the server is away
 
 
 class OwedEvent(NamedTuple):
@@ -76,10 +86,11 @@ class Backlog(NamedTuple):
 
 
 class Outbox:
-    """The outbox table of one store."""
+    """The outbox table of one store, whose rows are counted every `count_every` seconds at most."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, count_every: float = _COUNT_EVERY) -> None:
         self._store = store
+        self._backlog = Shared(self._count, every=count_every)
 
     def add(
         self,
@@ -139,13 +150,16 @@ class Outbox:
         await self._store.lead(work, awake)
 
     async def backlog(self) -> Backlog:
-        """Count what is owed and what was refused."""
-        owed = OutboxRow.refused_at.is_(None)
-        query = select(
-            func.count().filter(owed), func.min(OutboxRow.created_at).filter(owed), func.count()
-        ).select_from(OutboxRow)
-        [(waiting, oldest, total)] = await self._store.all(query)
-        return Backlog(waiting, oldest, total - waiting)
+        """Return what is owed and what was refused, as it was counted a moment ago."""
+        return await self._backlog.get()
+
+    async def _count(self) -> Backlog:
+        oldest = await self._store.one_or_none(_OLDEST_SINCE)
+        [(refused,)] = await self._store.all(_REFUSED)
+        [(both,)] = await self._store.all(_ALL)
+        return Backlog(
+            max(0, both - refused), None if oldest is None else oldest.created_at, refused
+        )
 
     def measures(self, clock: Clock) -> tuple[Measure, ...]:
         """Return what tells whether events get through."""

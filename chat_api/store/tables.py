@@ -3,7 +3,18 @@
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from sqlalchemy import BigInteger, DateTime, Dialect, Integer, MetaData, String, Text, TypeDecorator
+from sqlalchemy import (
+    BigInteger,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = ["Base", "Id", "OutboxRow", "UtcDateTime"]
@@ -48,6 +59,9 @@ class Base(DeclarativeBase):
     }
 
 
+_REFUSED = text("refused_at IS NOT NULL")
+
+
 class OutboxRow(Base):
     """
     An event on one channel that was decided on and has not reached the realtime server yet.
@@ -59,7 +73,11 @@ class OutboxRow(Base):
 
     __tablename__ = "outbox"
     # Without it SQLite would hand out the ids of deleted rows again, and order would be lost.
-    __table_args__: Any = ({"sqlite_autoincrement": True},)
+    __table_args__: Any = (
+        Index(None, "channel", "name"),
+        Index("ix_outbox_refused", "refused_at", sqlite_where=_REFUSED, postgresql_where=_REFUSED),
+        {"sqlite_autoincrement": True},
+    )
 
     id: Mapped[Id]
     event_key: Mapped[str] = mapped_column(String(40))

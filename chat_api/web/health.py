@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.errors import Unavailable
 from chat_api.kernel.routes import Answer, Audience, Call, Example, NoInput, Route, stated
+from chat_api.kernel.sharing import Shared
 from chat_api.realtime.relay import Relay
 from chat_api.realtime.reverb import ReverbClient
 from chat_api.store.engine import Store
@@ -77,16 +78,7 @@ def health_route(
     although the realtime server is there.
     """
     progress = _Progress(still_after)
-    probe: asyncio.Task[bool] | None = None
-    probed_at = 0.0
-
-    async def reverb_is_up() -> bool:
-        nonlocal probe, probed_at
-        now = asyncio.get_running_loop().time()
-        if probe is None or (probe.done() and now - probed_at >= _PROBE_EVERY):
-            probed_at = now
-            probe = asyncio.create_task(reverb.is_up())
-        return await asyncio.shield(probe)
+    probe = Shared(reverb.is_up, every=_PROBE_EVERY)
 
     async def health(call: Call[NoInput]) -> Answer:
         """
@@ -95,7 +87,7 @@ def health_route(
         Without the realtime server, and while that refuses our app, everything is accepted and
         kept: only `reverb` is `DOWN`, and the whole stays `UP`.
         """
-        is_reverb_up = await reverb_is_up()
+        is_reverb_up = await probe.get()
         reverb_health = ComponentHealth("UP" if is_reverb_up else "DOWN")
         try:
             async with asyncio.timeout(_ANSWER_WITHIN):
