@@ -383,6 +383,7 @@ _AFTER_MESSAGE = (
         unread_customer=bindparam("new_unread_customer"),
         unread_agent=bindparam("new_unread_agent"),
         last_message_at=bindparam("now"),
+        active_at=bindparam("now"),
         updated_at=bindparam("now"),
         preview=bindparam("new_preview"),
     )

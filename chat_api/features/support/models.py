@@ -62,7 +62,8 @@ class SupportConversation(Base):
     """
     A conversation of a customer, who has at most one that is open.
 
-    `queued_at` is when it entered the queue, None while nobody was asked for. `agent_id` is an
+    `queued_at` is when it entered the queue, None while nobody was asked for. `active_at` is when
+    something was said last, or else when it began. `agent_id` is an
     account's id, or what a trusted proxy calls the agent. `details` is JSON text. A customer whose
     last connection has gone has `customer_left_at`, and `is_customer_away` once that was told.
     `customer_seen_at` is when they were last seen to join; None while nobody has to look whether
@@ -82,7 +83,18 @@ class SupportConversation(Base):
         Index("ix_conversations_customer", "customer_id"),
         Index("ix_conversations_queue", "tenant", "status", "queued_at"),
         Index("ix_conversations_agent", "agent_id", "status"),
-        Index("ix_conversations_latest", "tenant", "updated_at"),
+        # Lists show the latest first: of all, of a tenant, of an agent, and of what is open.
+        Index("ix_conversations_latest", "active_at", "id"),
+        Index("ix_conversations_latest_of_tenant", "tenant", "active_at", "id"),
+        Index("ix_conversations_latest_of_agent", "agent_id", "active_at", "id"),
+        Index(
+            "ix_conversations_latest_open",
+            "tenant",
+            "active_at",
+            "id",
+            sqlite_where=_IS_OPEN,
+            postgresql_where=_IS_OPEN,
+        ),
         Index(None, "closed_at"),
         Index(None, "customer_left_at"),
         Index("ix_conversations_seen", "id", sqlite_where=_WAS_SEEN, postgresql_where=_WAS_SEEN),
@@ -103,6 +115,7 @@ class SupportConversation(Base):
     unread_customer: Mapped[int]
     unread_agent: Mapped[int]
     last_message_at: Mapped[datetime | None]
+    active_at: Mapped[datetime]
     preview: Mapped[str | None] = mapped_column(String(100))
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]

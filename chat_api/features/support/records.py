@@ -22,6 +22,7 @@ from chat_api.store.engine import Store
 
 __all__ = [
     "CONVERSATIONS",
+    "IS_OPEN",
     "MESSAGES",
     "WAITING",
     "conversation_of",
@@ -89,6 +90,11 @@ WAITING: Final = (
     SupportConversation.queued_at.is_not(None),
 )
 """What is true of a conversation in the queue."""
+
+IS_OPEN: Final[ColumnElement[bool]] = SupportConversation.status != bindparam(
+    None, Status.CLOSED.value, literal_execute=True
+)
+"""What is true of one that is not over, in the words of the indexes of those."""
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

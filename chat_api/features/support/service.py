@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, func, insert, or_, select
+from sqlalchemy import ColumnElement, Select, and_, desc, func, insert, select, true, union_all
 
 from chat_api.features.auth.tokens import IssuedToken, Tokens
 from chat_api.features.notifications.service import (
@@ -26,6 +26,8 @@ from chat_api.features.support.models import SupportConversation, SupportCustome
 from chat_api.features.support.queue import Queue
 from chat_api.features.support.records import (
     CONVERSATIONS,
+    IS_OPEN,
+    WAITING,
     conversation_of,
     find_conversation,
     find_position,
@@ -565,10 +567,12 @@ class Conversations:
             Forbidden: An agent asks for those of another.
             Unprocessable: The agent's id cannot be one.
         """
-        conditions = [is_in(party.domains), *_visible_to(party)]
+        conditions = [is_in(party.domains)]
         if wanted.statuses is not None:
             statuses = sorted(status.value for status in wanted.statuses)
             conditions.append(SupportConversation.status.in_(statuses))
+            if wanted.statuses <= OPEN:
+                conditions.append(IS_OPEN)
         if wanted.closing is not None:
             conditions.append(SupportConversation.close_status == wanted.closing.value)
         if wanted.agent_id is not None:
@@ -576,25 +580,14 @@ class Conversations:
             if party.role is Role.AGENT and wanted.agent_id != party.id:
                 raise Forbidden("Only supervisors see the conversations of other agents.")
             conditions.append(SupportConversation.agent_id == wanted.agent_id)
-        query = (
-            CONVERSATIONS.where(*conditions)
-            .order_by(
-                func.coalesce(
-                    SupportConversation.last_message_at, SupportConversation.created_at
-                ).desc(),
-                SupportConversation.id,
+        kinds = [and_(*conditions, visible) for visible in _visible_to(party)]
+        rows = await self._store.all(_latest(kinds, limit=limit, offset=offset))
+        total = 0
+        for kind in kinds:
+            [(count,)] = await self._store.all(
+                select(func.count()).select_from(SupportConversation).where(kind)
             )
-            .limit(limit)
-            .offset(offset)
-        )
-        rows = await self._store.all(query)
-        count = (
-            select(func.count())
-            .select_from(SupportConversation)
-            .join(SupportCustomer, SupportCustomer.id == SupportConversation.customer_id)
-            .where(*conditions)
-        )
-        [(total,)] = await self._store.all(count)
+            total += count
         return Page([conversation_of(row) for row in rows], total)
 
     def _notify_agents(self, unit: UnitOfWork, conversation: Conversation) -> None:
@@ -615,28 +608,48 @@ class Conversations:
 _ROLES: Final = {"agent": Role.AGENT, "supervisor": Role.SUPERVISOR}
 _OPEN_BY_STATUS = (
     select(SupportConversation.status, func.count())
-    .where(SupportConversation.status != Status.CLOSED.value)
+    .where(IS_OPEN)
     .group_by(SupportConversation.status)
 )
 
 
 def _visible_to(party: Party) -> Sequence[ColumnElement[bool]]:
-    """Return the conditions on conversations that a party may see in lists."""
+    """
+    Return the conditions on conversations that a party may see in lists.
+
+    One of them holds for each that they may see, and only one: each has an index of its own.
+    """
     match party.role:
         case Role.SUPERVISOR:
-            return ()
+            return (true(),)
         case Role.AGENT:
-            waits = SupportConversation.status == Status.QUEUED.value
-            waits &= SupportConversation.queued_at.is_not(None)
-            return (or_(SupportConversation.agent_id == party.id, waits),)
+            waits = and_(IS_OPEN, *WAITING, SupportConversation.agent_id.is_(None))
+            return (SupportConversation.agent_id == party.id, waits)
         case Role.CUSTOMER if party.user_id is not None:
-            return (SupportCustomer.user_id == party.user_id,)
+            return (_is_of(SupportCustomer.user_id == party.user_id),)
         case Role.CUSTOMER:
             return (SupportConversation.id == party.conversation_id,)
         case Role.VOUCHED if party.id is None:
-            return ()
+            return (true(),)
         case Role.VOUCHED:
-            return (SupportCustomer.participant_id == party.id,)
+            return (_is_of(SupportCustomer.participant_id == party.id),)
+
+
+def _is_of(customer: ColumnElement[bool]) -> ColumnElement[bool]:
+    return SupportConversation.customer_id.in_(select(SupportCustomer.id).where(customer))
+
+
+def _latest(
+    kinds: Sequence[ColumnElement[bool]], *, limit: int, offset: int
+) -> Select[*tuple[Any, ...]]:
+    """Select conversations of these kinds, which have none in common, the latest active first."""
+    keys = [select(SupportConversation.id, SupportConversation.active_at).where(k) for k in kinds]
+    # Ordered as a whole and not around it: so SQLite merges what comes in order already.
+    together = keys[0] if len(keys) == 1 else union_all(*keys)
+    page = together.order_by(desc("active_at"), desc("id")).limit(limit).offset(offset).subquery()
+    return CONVERSATIONS.where(SupportConversation.id.in_(select(page.c.id))).order_by(
+        SupportConversation.active_at.desc(), SupportConversation.id.desc()
+    )
 
 
 def _opened(visit: Visit, customer_id: str, details: str | None, now: datetime) -> dict[str, Any]:
@@ -649,6 +662,7 @@ def _opened(visit: Visit, customer_id: str, details: str | None, now: datetime) 
         "details": details,
         "unread_customer": 0,
         "unread_agent": 0,
+        "active_at": now,
         "created_at": now,
         "updated_at": now,
         "is_customer_away": False,

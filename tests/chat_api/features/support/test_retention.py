@@ -61,6 +61,7 @@ async def test_many_are_deleted_in_several_steps(desk: Desk) -> None:
             "channel": "web",
             "unread_customer": 0,
             "unread_agent": 0,
+            "active_at": now,
             "created_at": now,
             "updated_at": now,
             "closed_at": now,
