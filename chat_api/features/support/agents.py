@@ -103,7 +103,7 @@ class Agents:
             raise NotFound("There is no such agent.")
         if row.role not in STAFF or not _serves(row.tenants, tenant):
             raise Unprocessable(f"This account does not answer for {tenant}.")
-        return Agent(str(row.id), full_name(row.first_name, row.last_name))
+        return Agent(str(row.id), full_name(row.first_name, row.last_name), row.id)
 
     def online(self, connection: Connection, tenant: str) -> list[int]:
         """Return the accounts of those who serve a tenant and can be reached."""

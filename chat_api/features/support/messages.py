@@ -314,8 +314,7 @@ class Messages:
     ) -> bool:
         agent, user_id = conversation.agent, conversation.customer.user_id
         if message.side is Side.CUSTOMER:
-            is_account = agent is not None and agent.id.isascii() and agent.id.isdigit()
-            user_id = int(agent.id) if agent is not None and is_account else None
+            user_id = None if agent is None else agent.user_id
         if user_id is None:
             return False
         push = new_message_push(

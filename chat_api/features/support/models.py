@@ -63,11 +63,11 @@ class SupportConversation(Base):
     A conversation of a customer, who has at most one that is open.
 
     `queued_at` is when it entered the queue, None while nobody was asked for. `active_at` is when
-    something was said last, or else when it began. `agent_id` is an
-    account's id, or what a trusted proxy calls the agent. `details` is JSON text. A customer whose
-    last connection has gone has `customer_left_at`, and `is_customer_away` once that was told.
-    `customer_seen_at` is when they were last seen to join; None while nobody has to look whether
-    they are there.
+    something was said last, or else when it began. `agent_id` is an account's id, which then is
+    `agent_user_id` too, or what a trusted proxy calls the agent. `details` is JSON text. A customer
+    whose last connection has gone has `customer_left_at`, and `is_customer_away` once that was
+    told. `customer_seen_at` is when they were last seen to join; None while nobody has to look
+    whether they are there.
     """
 
     __tablename__ = "conversations"
@@ -107,6 +107,7 @@ class SupportConversation(Base):
     queued_at: Mapped[datetime | None]
     agent_id: Mapped[str | None] = mapped_column(String(200))
     agent_name: Mapped[str | None] = mapped_column(String(255))
+    agent_user_id: Mapped[int | None]
     channel: Mapped[str] = mapped_column(String(32))
     close_status: Mapped[str | None] = mapped_column(String(20))
     close_reason: Mapped[str | None] = mapped_column(String(500))

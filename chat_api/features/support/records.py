@@ -44,6 +44,7 @@ CONVERSATIONS: Final = (
         SupportConversation.queued_at,
         SupportConversation.agent_id,
         SupportConversation.agent_name,
+        SupportConversation.agent_user_id,
         SupportConversation.channel,
         SupportConversation.close_status,
         SupportConversation.close_reason,
@@ -215,7 +216,9 @@ def conversation_of(row: Any, position: int | None = None) -> Conversation:
         updated_at=row.updated_at,
         channel=row.channel,
         queued_at=row.queued_at,
-        agent=None if row.agent_id is None else Agent(row.agent_id, row.agent_name or ""),
+        agent=None
+        if row.agent_id is None
+        else Agent(row.agent_id, row.agent_name or "", row.agent_user_id),
         closing=None if row.close_status is None else Closing(row.close_status),
         close_reason=row.close_reason,
         closed_by=row.closed_by,

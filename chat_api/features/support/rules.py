@@ -114,10 +114,11 @@ class Party:
 
 
 class Agent(NamedTuple):
-    """Who answers."""
+    """Who answers; `user_id` is their account's, None for those whom only a proxy knows."""
 
     id: str
     name: str
+    user_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

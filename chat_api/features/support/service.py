@@ -451,6 +451,7 @@ class Conversations:
                 status=Status.QUEUED.value,
                 agent_id=None,
                 agent_name=None,
+                agent_user_id=None,
                 queued_at=queued_at,
                 updated_at=now,
             )

@@ -115,6 +115,7 @@ class Transitions:
             status=Status.ASSIGNED.value,
             agent_id=agent.id,
             agent_name=agent.name,
+            agent_user_id=agent.user_id,
             updated_at=now,
         )
         self.tell(unit, conversation, from_socket)
@@ -154,7 +155,7 @@ def agent_of(party: Party) -> Agent:
         raise Forbidden("This is for agents and supervisors.")
     if party.role not in STAFF or party.id is None:
         raise Unprocessable(WHICH_AGENT)
-    return Agent(party.id, party.name)
+    return Agent(party.id, party.name, party.user_id)
 
 
 def change(connection: Connection, conversation: Conversation, **values: Any) -> None:

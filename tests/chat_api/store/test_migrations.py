@@ -11,6 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, select, text
 
 import chat_api.runtime  # noqa: F401 - brings every feature's tables along
+from chat_api.features.support.models import SupportConversation
 from chat_api.settings import Settings
 from chat_api.store import migrations
 from chat_api.store.database import UnusableDatabase
@@ -163,3 +164,28 @@ async def test_what_was_said_stays_when_it_is_forgotten_who_was_seen(
         messages = await again.client.get(f"{again.path}/messages")
     assert again.id == customer.id
     assert [message["content"] for message in messages.body] == ["Hello?"]
+
+
+async def test_agents_who_have_an_account_are_told_from_those_who_are_called_like_one(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    agents = select(SupportConversation.agent_id, SupportConversation.agent_user_id)
+    async with desk_at(settings, receiver) as desk:
+        of_account, of_proxy = await desk.taken("one"), await desk.taken("two")
+
+    store = Store(settings.database_url)
+    await store.migrate_back("0009")
+    await store.write(
+        lambda unit: unit.connection.execute(
+            text("UPDATE conversations SET agent_name = 'Somebody Else' WHERE id = :id"),
+            {"id": of_proxy.id},
+        )
+    )
+    await store.migrate()
+    known = [
+        await store.all(agents.where(SupportConversation.id == each.id))
+        for each in (of_account, of_proxy)
+    ]
+    await store.close()
+
+    assert known == [[("3", 3)], [("3", None)]]

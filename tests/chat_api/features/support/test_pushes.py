@@ -1,13 +1,16 @@
 """Whose devices are notified of what in a support conversation: guide 002, 7.1."""
 
+import ipaddress
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from sqlalchemy import select
 
 from chat_api.features.notifications.fcm import ServiceAccount
+from chat_api.features.notifications.models import OwedPush
 from chat_api.settings import Settings
 from tests.chat_api.features.notifications.google import FakeGoogle
 from tests.chat_api.features.support.desk import TENANT, Desk, desk_at, naming
@@ -174,3 +177,31 @@ async def test_a_repeated_message_notifies_once(notified: Notified) -> None:
     heard = await notified.hears(2)
 
     assert sorted(data["message_text"] for _, _, data in heard) == ["last", "once"]
+
+
+@pytest.mark.parametrize("named", ["3", "9" * 30])
+async def test_an_agent_of_the_proxy_is_not_the_account_of_that_number(
+    settings: Settings, receiver: RealtimeReceiver, tmp_path: Path, named: str
+) -> None:
+    loopback = (ipaddress.ip_network("127.0.0.0/8"),)
+    async with FakeGoogle() as google:
+        account = ServiceAccount.from_file(google.write_key_file(tmp_path))
+        behind_a_proxy = replace(
+            settings,
+            auth="proxy",
+            trusted_proxies=loopback,
+            service_account=account,
+            fcm_url=google.url,
+        )
+        async with desk_at(behind_a_proxy, receiver) as desk:
+            agent, customer = await desk.agent(), await desk.customer()
+            await agent.post("/api/devices", {"token": "phone-of-somebody-else"})
+            accepted = await desk.nobody.post(
+                f"{customer.agents_path}/accept", headers=naming() | {"X-Participant-Id": named}
+            )
+            await customer.says("Between us")
+            owed = await desk.api.store.all(select(OwedPush.body))
+
+    assert agent.user_id == 3
+    assert (accepted.status, accepted.body["agent"]["id"]) == (200, named)
+    assert (owed, google.delivered) == ([], [])
