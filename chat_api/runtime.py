@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import structlog
 from aiohttp import web
@@ -58,6 +59,7 @@ _log = structlog.get_logger("chat_api")
 
 _FINISH_REQUESTS = 5.0  # seconds that requests in progress get when stopping
 _DRAIN = 3.0  # seconds that the relay gets after that
+_KEEP_REFUSED = timedelta(days=7)  # or as long as conversations, if that is shorter
 _SILENCE = 75.0  # seconds that a client may take for its (next) request; most proxies give 60
 
 
@@ -148,6 +150,8 @@ async def running(
                 port = await stack.enter_async_context(serving)
             metrics_url = f"{_url(settings.metrics_host, port)}/metrics"
         outbox = Outbox(store)
+        keep_refused = min(_KEEP_REFUSED, settings.retention or _KEEP_REFUSED)
+        await stack.enter_async_context(outbox.forgetting(clock, keep_for=keep_refused))
         reverb = await stack.enter_async_context(ReverbClient(settings.reverb, clock))
         relay = Relay(outbox, reverb, clock, backoff=backoff)
         await stack.enter_async_context(relay.running(drain=_DRAIN))
@@ -201,6 +205,7 @@ async def running(
             ),
             secret=settings.jwt_secret,
             keep_for=settings.retention,
+            close_after=settings.idle_after,
             timing=timing,
         )
         relay.on_return(support.reconciliation.look_for_all)

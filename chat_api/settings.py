@@ -99,6 +99,8 @@ class Settings:
     all tenants together. Zero: no limit."""
     conversations_by_agent: int = 3
     """How many support conversations an agent may have at a time. Zero: no limit."""
+    idle_after: timedelta | None = timedelta(days=7)
+    """How long a support conversation stays open in which nothing happens; None is for ever."""
     retention: timedelta | None = None
     """How long closed support conversations are kept; None is for ever."""
     payments_per_minute: int = 60
@@ -174,6 +176,7 @@ class Settings:
             conversations_by_agent=read(
                 "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT", _whole(0, 1_000), cls.conversations_by_agent
             ),
+            idle_after=read.optional("CHAT_IDLE_HOURS", _hours, cls.idle_after),
             retention=read.optional("CHAT_RETENTION_DAYS", _days),
             payments_per_minute=read(
                 "CHAT_PAYMENTS_PER_MINUTE", _whole(0, 1_000_000), cls.payments_per_minute
@@ -221,9 +224,11 @@ class _Reader:
             return default
         return self._parsed(name, text, parse)
 
-    def optional(self, name: str, parse: Callable[[str], T]) -> T | None:
+    def optional(
+        self, name: str, parse: Callable[[str], T | None], default: T | None = None
+    ) -> T | None:
         text = self._environment.get(name)
-        return None if text is None else self._parsed(name, text, parse)
+        return default if text is None else self._parsed(name, text, parse)
 
     def _parsed(self, name: str, text: str, parse: Callable[[str], T]) -> T:
         try:
@@ -251,6 +256,10 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
 
 def _lifetime(text: str) -> timedelta:
     return timedelta(seconds=_whole(60, 366 * 86_400)(text))
+
+
+def _hours(text: str) -> timedelta | None:
+    return timedelta(hours=_whole(0, 876_000)(text)) or None
 
 
 def _days(text: str) -> timedelta | None:

@@ -7,13 +7,15 @@ Adding belongs to the transaction of what the event announces; taking is the rel
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Sequence
-from datetime import datetime
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, insert, select, update
 
 from chat_api.kernel.clock import Clock
 from chat_api.kernel.measures import Measure, Samples
+from chat_api.kernel.rounds import Rounds
 from chat_api.kernel.sharing import Shared
 from chat_api.store.engine import Store, UnitOfWork
 from chat_api.store.tables import OutboxRow
@@ -50,6 +52,7 @@ _OLDEST_SINCE = (
 )
 _ALL = select(func.count()).select_from(OutboxRow)
 _REFUSED = select(func.count()).select_from(OutboxRow).where(OutboxRow.refused_at.is_not(None))
+_FORGET_EVERY: Final = 3600.0  # seconds
 _COUNT_EVERY: Final = 2.0  # seconds; counting takes the longer, the longer the server is away
 
 
@@ -142,6 +145,18 @@ class Outbox:
             .values(refused_at=now, refusal=reason)
         )
         await self._store.write(lambda unit: unit.connection.execute(refused))
+
+    def forgetting(
+        self, clock: Clock, *, keep_for: timedelta, every: float = _FORGET_EVERY
+    ) -> AbstractAsyncContextManager[None]:
+        """Delete events that were refused `keep_for` ago while the block runs, beginning now."""
+
+        async def forget() -> float:
+            old = delete(OutboxRow).where(OutboxRow.refused_at < clock() - keep_for)
+            await self._store.write(lambda unit: unit.connection.execute(old))
+            return every
+
+        return Rounds("refused-events", forget, pause=every).running()
 
     async def lead(
         self, work: Callable[[], Coroutine[Any, Any, None]], awake: asyncio.Event

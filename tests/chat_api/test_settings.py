@@ -37,6 +37,7 @@ def test_the_defaults_are_for_one_machine() -> None:
         logins_per_minute=10,
         sessions_per_minute=60,
         conversations_by_agent=3,
+        idle_after=timedelta(days=7),
         retention=None,
         payments_per_minute=60,
         wallet_currency="USD",
@@ -59,6 +60,7 @@ def test_everything_can_be_set() -> None:
             "CHAT_LOGINS_PER_MINUTE": "5",
             "CHAT_SESSIONS_PER_MINUTE": "6",
             "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT": "0",
+            "CHAT_IDLE_HOURS": "12",
             "CHAT_RETENTION_DAYS": "90",
             "CHAT_PAYMENTS_PER_MINUTE": "7",
             "CHAT_WALLET_CURRENCY": "UZS",
@@ -82,6 +84,7 @@ def test_everything_can_be_set() -> None:
         logins_per_minute=5,
         sessions_per_minute=6,
         conversations_by_agent=0,
+        idle_after=timedelta(hours=12),
         retention=timedelta(days=90),
         payments_per_minute=7,
         wallet_currency="UZS",
@@ -117,6 +120,7 @@ WRONG: list[tuple[dict[str, str], str]] = [
         {"CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT": "many"},
         "CHAT_QUEUE_MAX_CONCURRENT_BY_AGENT must be a whole number, not 'many'",
     ),
+    ({"CHAT_IDLE_HOURS": "x"}, "CHAT_IDLE_HOURS must be a whole number, not 'x'"),
     ({"CHAT_RETENTION_DAYS": "-1"}, "CHAT_RETENTION_DAYS must be 0 to 36500, not -1"),
     (
         {"CHAT_PAYMENTS_PER_MINUTE": "-1"},
@@ -405,7 +409,9 @@ def test_without_a_word_any_page_may_ask_and_behind_a_vouching_proxy_none() -> N
     assert named.origins == frozenset({"https://app.example.com"})
 
 
-def test_conversations_are_kept_for_ever_with_zero_days() -> None:
-    settings = Settings.from_environment({**LEAST, "CHAT_RETENTION_DAYS": "0"})
+def test_conversations_are_open_and_kept_for_ever_with_zero() -> None:
+    settings = Settings.from_environment(
+        {**LEAST, "CHAT_IDLE_HOURS": "0", "CHAT_RETENTION_DAYS": "0"}
+    )
 
-    assert settings.retention is None
+    assert (settings.idle_after, settings.retention) == (None, None)

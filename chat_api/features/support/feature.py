@@ -20,7 +20,7 @@ from chat_api.features.support.messages import Messages
 from chat_api.features.support.queue import INTERVAL, Queue
 from chat_api.features.support.reconciliation import INTERVAL as LOOKS
 from chat_api.features.support.reconciliation import Reconciliation
-from chat_api.features.support.retention import Retention
+from chat_api.features.support.retention import Idleness, Retention
 from chat_api.features.support.rules import Party, Role, Standing
 from chat_api.features.support.service import Conversations, Limits
 from chat_api.features.support.transitions import Transitions
@@ -72,6 +72,7 @@ class Support:
     attendance: Attendance
     reconciliation: Reconciliation
     retention: Retention | None
+    idleness: Idleness | None
     clock: Clock
 
     @classmethod
@@ -91,6 +92,7 @@ class Support:
         limits: Limits,
         secret: str,
         keep_for: timedelta | None,
+        close_after: timedelta | None,
         timing: Timing = Timing(),  # noqa: B008 - immutable
     ) -> "Support":
         """
@@ -98,7 +100,8 @@ class Support:
 
         `reverb` is asked who is there, while this process is the one that `leads`; after it was
         away, its clients get `return_of_clients` seconds. `secret` is what fingerprints are hashed
-        under. `keep_for` is how long closed conversations are kept; None is for ever.
+        under. `keep_for` is how long closed conversations are kept, and `close_after` how long
+        those are open in which nothing happens; None is for ever.
         """
         agents = Agents(store, devices, clock)
         queue = Queue(store, broadcaster, clock, interval=timing.snapshots)
@@ -143,9 +146,18 @@ class Support:
             return_of_clients=return_of_clients,
             interval=timing.looks,
         )
-        retention = None if keep_for is None else Retention(store, clock, keep_for=keep_for)
         return cls(
-            conversations, messages, agents, queue, attendance, reconciliation, retention, clock
+            conversations,
+            messages,
+            agents,
+            queue,
+            attendance,
+            reconciliation,
+            None if keep_for is None else Retention(store, clock, keep_for=keep_for),
+            None
+            if close_after is None
+            else Idleness(store, clock, transitions, close_after=close_after),
+            clock,
         )
 
     def feature(self, webhooks: Webhooks) -> Feature:
@@ -179,13 +191,15 @@ class Support:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Do what nobody asks for while the block runs: snapshots, attendance, forgetting."""
+        """Do what nobody asks for while the block runs: snapshots, attendance, retention."""
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self.queue.running())
             await stack.enter_async_context(self.attendance.running())
             await stack.enter_async_context(self.reconciliation.running())
             if self.retention is not None:
                 await stack.enter_async_context(self.retention.running())
+            if self.idleness is not None:
+                await stack.enter_async_context(self.idleness.running())
             yield
 
     async def populate(self) -> Mapping[str, Any]:

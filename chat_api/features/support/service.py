@@ -515,45 +515,16 @@ class Conversations:
             checked_text(reason, "reason", longest=MAX_REASON, may_be_empty=True)
 
         def close(unit: UnitOfWork) -> Conversation:
-            connection, now = unit.connection, self._clock()
-            conversation = the_conversation(connection, conversation_id, party.domains)
-            closed_by = closing_party(standing(party, conversation), conversation, side)
-            if conversation.status is Status.CLOSED:
-                return conversation
-            was_waiting = conversation.is_waiting
-            agent = conversation.agent
-            if agent is None and party.role is Role.AGENT:
-                agent = agent_of(party)
-            conversation = replace(
+            conversation = the_conversation(unit.connection, conversation_id, party.domains)
+            return self._transitions.close(
+                unit,
                 conversation,
-                status=Status.CLOSED,
-                agent=agent,
                 closing=closing,
-                close_reason=reason or None,
-                closed_by=closed_by,
-                closed_at=now,
-                updated_at=now,
-                is_customer_away=False,
+                reason=reason,
+                closed_by=closing_party(standing(party, conversation), conversation, side),
+                agent=agent_of(party) if party.role is Role.AGENT else None,
+                from_socket=from_socket,
             )
-            change(
-                connection,
-                conversation,
-                status=Status.CLOSED.value,
-                agent_id=agent and agent.id,
-                agent_name=agent and agent.name,
-                close_status=closing.value,
-                close_reason=conversation.close_reason,
-                closed_by=closed_by,
-                closed_at=now,
-                updated_at=now,
-                customer_seen_at=None,
-                customer_left_at=None,
-                is_customer_away=False,
-            )
-            self._transitions.tell(unit, conversation, from_socket)
-            if was_waiting:
-                self._queue.changed(unit, conversation.tenant)
-            return conversation
 
         return await self._store.write(close)
 

@@ -16,6 +16,7 @@ from chat_api.features.support.models import SupportConversation
 from chat_api.features.support.queue import Queue
 from chat_api.features.support.rules import (
     Agent,
+    Closing,
     Conversation,
     Party,
     Role,
@@ -134,6 +135,58 @@ class Transitions:
         conversation = replace(conversation, status=status, updated_at=now)
         change(unit.connection, conversation, status=status.value, updated_at=now)
         self.tell(unit, conversation, from_socket)
+        return conversation
+
+    def close(
+        self,
+        unit: UnitOfWork,
+        conversation: Conversation,
+        *,
+        closing: Closing,
+        reason: str | None,
+        closed_by: str,
+        agent: Agent | None = None,
+        from_socket: str | None,
+    ) -> Conversation:
+        """
+        End it, if it is not over already.
+
+        `agent` is who ends it as an agent: one that nobody had is theirs from then on.
+        """
+        if conversation.status is Status.CLOSED:
+            return conversation
+        now, was_waiting = self._clock(), conversation.is_waiting
+        agent = conversation.agent or agent
+        conversation = replace(
+            conversation,
+            status=Status.CLOSED,
+            agent=agent,
+            closing=closing,
+            close_reason=reason or None,
+            closed_by=closed_by,
+            closed_at=now,
+            updated_at=now,
+            is_customer_away=False,
+        )
+        change(
+            unit.connection,
+            conversation,
+            status=Status.CLOSED.value,
+            agent_id=agent and agent.id,
+            agent_user_id=agent and agent.user_id,
+            agent_name=agent and agent.name,
+            close_status=closing.value,
+            close_reason=conversation.close_reason,
+            closed_by=closed_by,
+            closed_at=now,
+            updated_at=now,
+            customer_seen_at=None,
+            customer_left_at=None,
+            is_customer_away=False,
+        )
+        self.tell(unit, conversation, from_socket)
+        if was_waiting:
+            self._queue.changed(unit, conversation.tenant)
         return conversation
 
     def tell(self, unit: UnitOfWork, conversation: Conversation, from_socket: str | None) -> None:

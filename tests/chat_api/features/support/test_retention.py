@@ -1,14 +1,16 @@
-"""What is deleted when it is old enough, and what is kept."""
+"""What is closed when nobody goes on with it, what is deleted when it is old, and what is kept."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import func, insert, select
+import pytest
+from sqlalchemy import func, insert, select, update
 
 from chat_api.features.support.models import SupportConversation, SupportCustomer, SupportMessage
 from chat_api.features.support.retention import Retention
 from chat_api.settings import Settings
-from tests.chat_api.features.support.desk import Desk, desk_at
+from chat_api.store.tables import OutboxRow
+from tests.chat_api.features.support.desk import TENANT, Customer, Desk, desk_at
 from tests.chat_api.receiver import RealtimeReceiver
 
 
@@ -103,3 +105,91 @@ async def test_the_api_deletes_by_itself_when_told_how_long_to_keep(
 
     assert of_today == (1, 0, 1)
     assert of_the_past == (0, 0, 0)
+
+
+async def nothing_happens(desk: Desk, *customers: Customer, since: datetime) -> None:
+    ids = [customer.id for customer in customers]
+    await desk.api.store.write(
+        lambda unit: unit.connection.execute(
+            update(SupportConversation)
+            .where(SupportConversation.id.in_(ids))
+            .values(updated_at=since)
+        )
+    )
+
+
+async def test_what_nobody_goes_on_with_is_closed_and_told(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    kept = replace(settings, idle_after=timedelta(hours=2))
+    async with desk_at(settings, receiver) as desk:
+        ghosts = [await desk.customer(f"phone {number}") for number in range(25)]
+        forgotten, busy = await desk.taken("taken"), await desk.customer("busy")
+        await busy.says("Hello?")
+        await nothing_happens(desk, *ghosts, forgotten, since=in_days(-2.1 / 24))
+        await nothing_happens(desk, busy, since=in_days(-1.9 / 24))
+    async with desk_at(kept, receiver) as desk:
+        for customer in (*ghosts, forgotten):
+            event = await desk.hears(
+                customer.channel, "system:event", lambda data: data["status"] == "CLOSED"
+            )
+            assert "position" not in event
+        await desk.hears(
+            f"private-queue.{TENANT}",
+            "queue:snapshot",
+            lambda entries: [entry["id"] for entry in entries] == [busy.id],
+        )
+        supervisor = await desk.supervisor()
+        closed = await supervisor.get(f"/api/v1/live-agent/sessions/{forgotten.id}")
+        again = await desk.customer("phone 0")
+        rows = await desk.api.store.all(
+            select(SupportConversation.close_reason, SupportConversation.closed_by)
+            .distinct()
+            .where(SupportConversation.closed_at.is_not(None))
+        )
+
+    assert closed.body["status"] == "closed"
+    assert rows == [("Nothing has happened for 2 hours.", "SYSTEM")]
+    assert again.id != ghosts[0].id
+
+
+async def test_nothing_is_closed_by_itself_where_that_is_switched_off(
+    settings: Settings, receiver: RealtimeReceiver
+) -> None:
+    for_ever = replace(settings, idle_after=None)
+    async with desk_at(for_ever, receiver) as desk:
+        ghost = await desk.customer()
+        await nothing_happens(desk, ghost, since=in_days(-10_000))
+    async with desk_at(for_ever, receiver) as desk:
+        await desk.api.store.write(lambda unit: None)
+        assert (await desk.customer()).id == ghost.id
+
+
+@pytest.mark.parametrize(
+    ("retention", "left"),
+    [(None, ["young"]), (timedelta(days=1), []), (timedelta(days=90), ["young"])],
+)
+async def test_refused_events_are_kept_for_a_week_and_no_longer_than_conversations(
+    settings: Settings, receiver: RealtimeReceiver, retention: timedelta | None, left: list[str]
+) -> None:
+    async with desk_at(settings, receiver) as desk:
+        for name, days in (("old", -7.1), ("young", -6.9)):
+            row = {
+                "event_key": "k",
+                "channel": "private-x",
+                "name": name,
+                "data": "{}",
+                "created_at": in_days(-8),
+                "refused_at": in_days(days),
+                "refusal": "too big",
+            }
+            await desk.api.store.write(
+                lambda unit, row=row: unit.connection.execute(insert(OutboxRow), row)  # type: ignore[misc]
+            )
+    async with desk_at(replace(settings, retention=retention), receiver) as desk:
+        await desk.api.store.write(lambda unit: None)
+        rows = await desk.api.store.all(
+            select(OutboxRow.name).where(OutboxRow.refused_at.is_not(None))
+        )
+
+    assert [row.name for row in rows] == left
