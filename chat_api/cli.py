@@ -22,6 +22,8 @@ from reverb_py import __version__
 
 __all__ = ["main"]
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="chat-api")
@@ -50,12 +52,7 @@ def serve_command(host: str | None, port: int | None, debug: bool) -> None:
 
     async def run() -> None:
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                loop.add_signal_handler(number, stop.set)
-            except NotImplementedError:  # Windows
-                signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+        _stop_by_signals(stop)
         try:
             await serve(settings, stop)
         except CannotListen as error:
@@ -152,6 +149,26 @@ def _run(main: Callable[[], Coroutine[Any, Any, None]], settings: Settings) -> N
         raise click.ClickException(f"can't use the database {where}: {reason}") from None
     except Unavailable as error:
         raise click.ClickException(error.message) from None
+
+
+def _stop_by_signals(stop: asyncio.Event) -> None:
+    """Have the first signal set `stop`, and the second end the process, whatever it waits for."""
+    loop = asyncio.get_running_loop()
+
+    def begin_to_stop() -> None:
+        stop.set()
+        for number in _STOPPING:
+            try:
+                loop.remove_signal_handler(number)
+            except NotImplementedError:  # Windows
+                pass
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _STOPPING:
+        try:
+            loop.add_signal_handler(number, begin_to_stop)
+        except NotImplementedError:
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin_to_stop))
 
 
 def _new_event_loop() -> asyncio.AbstractEventLoop:

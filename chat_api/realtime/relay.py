@@ -40,6 +40,7 @@ _SAFETY_POLL = 5.0  # seconds; wakes by commit are the rule, this covers other p
 _REMIND_EVERY = 60.0  # seconds between warnings while the server stays away
 _MOST_UNSETTLED = 100  # events that the server has and the outbox may still hold
 _MOST_ASKED_SINGLY = 10  # channels; for more, the whole list is one request
+_LAST_SETTLEMENT = 3.0  # seconds, of which a database that answers needs a hundredth
 _NOBODY_IS = -math.inf  # expected back
 
 
@@ -189,7 +190,8 @@ class Relay:
             self._leads = False
             # So that nobody sends again what was taken. If that fails, it is what a crash does.
             with suppress(Exception):
-                await self._settlement.finish()
+                async with asyncio.timeout(_LAST_SETTLEMENT):
+                    await self._settlement.finish()
 
     async def _relay_what_is_owed(self) -> None:
         try:

@@ -10,15 +10,19 @@ Order matters to the outbox: rows must get their ids in the order of their commi
 has one writer at a time, also among several processes. On SQLite transactions `BEGIN IMMEDIATE`,
 on PostgreSQL they take an advisory lock first; either way nobody meets a lock half-way, and what
 a unit has read stays true until it is committed.
+
+Nobody waits for ever: a database that has stopped to answer holds the threads that have asked it,
+and those who wait for them are told so after a while, or at once when they are too many.
 """
 
 import asyncio
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 from typing import Any, Final, Generic, TypeVar, TypeVarTuple
 
 import structlog
@@ -41,6 +45,9 @@ _log = structlog.get_logger("chat_api.store")
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
 _READERS: Final = 4  # threads; queries are short, and Python runs one at a time anyway
 _MOST_TOGETHER: Final = 60  # units in one transaction; with over 64, PostgreSQL's readers slow down
+_PATIENCE: Final = 15.0  # seconds; the database itself gives up waiting for a lock after 10
+_MOST_WAITING: Final = 2_000  # of each kind: what even PostgreSQL works off in some seconds
+_LAST_WORK: Final = 5.0  # seconds that closing gives to what is under way
 _REMIND_EVERY: Final = 60.0  # seconds between reports while the database stays away
 _TRY_AGAIN: Final = "The database is out of reach. Try again in some seconds."
 
@@ -92,15 +99,15 @@ class Store:
     Usable from any number of tasks of the event loop it is first used on. Close it when done.
 
     What the database cannot do for now, because it is out of reach, full or too busy, raises
-    `Unavailable` and is logged; a connection that was lost is made anew by the next call. Whatever
-    else the driver raises comes out as SQLAlchemy's exception.
+    `Unavailable` and is logged; a connection that was lost is made anew by the next call. So does
+    what it has not done after `patience` seconds, and what comes on top of thousands who wait
+    already. Whatever else the driver raises comes out as SQLAlchemy's exception.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, patience: float = _PATIENCE) -> None:
         self._database = database_at(url)
-        self._readers = self._database.reading(_READERS)
-        self._threads = ThreadPoolExecutor(_READERS, thread_name_prefix="database-reader")
-        self._writer = _Writer(self._database)
+        self._readers = _Readers(self._database, patience)
+        self._writer = _Writer(self._database, patience)
         self._reading = _Availability("The database does not answer", self._database)
         self._writing = _Availability("The database takes no changes", self._database)
         self._leading = _Availability("It is not known which process leads", self._database)
@@ -110,22 +117,22 @@ class Store:
     ) -> Sequence[Row[*Columns]]:
         """Return all rows of a query, whose `bindparam`s take their values from `parameters`."""
 
-        def run() -> Sequence[Row[*Columns]]:
-            with self._readers.connect() as connection:
-                return connection.execute(query, parameters).all()
+        def ask(connection: Connection) -> Sequence[Row[*Columns]]:
+            return connection.execute(query, parameters).all()
 
-        return await self._read(run)
+        with self._reading.watched():
+            return await self._readers.ask(ask)
 
     async def one_or_none(
         self, query: Select[*Columns], parameters: Mapping[str, Any] | None = None
     ) -> Row[*Columns] | None:
         """Return the only row of a query, or None if it has none."""
 
-        def run() -> Row[*Columns] | None:
-            with self._readers.connect() as connection:
-                return connection.execute(query, parameters).one_or_none()
+        def ask(connection: Connection) -> Row[*Columns] | None:
+            return connection.execute(query, parameters).one_or_none()
 
-        return await self._read(run)
+        with self._reading.watched():
+            return await self._readers.ask(ask)
 
     async def write(self, work: Callable[[UnitOfWork], T]) -> T:
         """
@@ -136,8 +143,8 @@ class Store:
 
         Raises:
             Unavailable: Nothing has changed; or, when the connection was lost while PostgreSQL
-                answered, everything may have. A unit that must not happen twice finds that out by
-                what it has stored.
+                answered, or it has begun and taken too long, everything may have, or may yet. A
+                unit that must not happen twice finds that out by what it has stored.
         """
         with self._writing.watched():
             return await self._writer.submit(work)
@@ -196,26 +203,25 @@ class Store:
                 "Changes that wait for the database's one writer.",
                 lambda: self._writer.waiting,
             ),
+            single(
+                "database_reads_waiting",
+                "Queries that wait for one of the database's readers.",
+                lambda: self._readers.waiting,
+            ),
         )
 
     async def close(self) -> None:
-        """Finish the work that was handed in and close all connections."""
-        await asyncio.to_thread(self._writer.close)
-        await asyncio.to_thread(self._threads.shutdown)
-        self._readers.dispose()
+        """
+        Finish the work that was handed in and close all connections.
 
-    async def _read(self, run: Callable[[], T]) -> T:
-        def run_again_if_lost() -> T:
-            try:
-                return run()
-            except DBAPIError as error:
-                if not error.connection_invalidated:
-                    raise
-            return run()  # on a new connection: one in the pool may have been lost long ago
-
-        with self._reading.watched():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._threads, run_again_if_lost)
+        What a database that does not answer has not done within seconds is left behind; it does
+        not keep the process from ending.
+        """
+        ended = await asyncio.gather(
+            asyncio.to_thread(self._writer.close), asyncio.to_thread(self._readers.close)
+        )
+        if not all(ended):
+            _log.error("The database has not answered to the end; its last work was left behind")
 
     def _migrate(self, change: Callable[[Config, str], None], version: str) -> None:
         config = Config()
@@ -273,24 +279,30 @@ def _reason(error: BaseException | None) -> str:
 
 
 class _Job(Generic[T]):
-    """A unit of work that somebody waits for."""
+    """What one of the database's threads is to do for somebody who waits, on the event loop."""
 
-    def __init__(self, work: Callable[[UnitOfWork], T], done: asyncio.Future[T]) -> None:
+    def __init__(self, work: Callable[[Connection], T], done: asyncio.Future[T]) -> None:
         self._work = work
         self._done = done
-        self._unit: UnitOfWork | None = None
+        self._decided = threading.Lock()  # taken for good by who begins it, or gives it up before
         self._result: T
         self.error: BaseException | None = None
 
+    def begin(self) -> bool:
+        """Tell whether it is still wanted; if so, it can't be withdrawn any more."""
+        return self._decided.acquire(blocking=False)
+
     def run(self, connection: Connection) -> None:
-        self._unit = UnitOfWork(connection)
-        self._result = self._work(self._unit)
+        self._result = self._work(connection)
+
+    def give_up(self) -> None:
+        """Let whoever waits go on, and withdraw it if it has not begun; on the event loop."""
+        self._decided.acquire(blocking=False)
+        if not self._done.done():
+            self._done.set_exception(_out_of_reach(_LATE))
 
     def announce(self) -> None:
         """Tell the event loop; runs there."""
-        if self.error is None and self._unit is not None:
-            for callback in self._unit._callbacks:
-                callback()
         if self._done.done():
             return  # nobody waits any more
         if self.error is None:
@@ -299,39 +311,113 @@ class _Job(Generic[T]):
             self._done.set_exception(self.error)
 
 
-class _Writer:
-    """The one thread that changes the database, and the queue in front of it."""
+class _Change(_Job[T]):
+    """A unit of work that somebody waits for."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._engine = database.writing()
+    def __init__(self, work: Callable[[UnitOfWork], T], done: asyncio.Future[T]) -> None:
+        super().__init__(self._in_a_unit, done)
+        self._change = work
+        self._unit: UnitOfWork | None = None
+
+    def _in_a_unit(self, connection: Connection) -> T:
+        self._unit = UnitOfWork(connection)
+        return self._change(self._unit)
+
+    def announce(self) -> None:
+        if self.error is None and self._unit is not None:
+            for callback in self._unit._callbacks:
+                callback()
+        super().announce()
+
+
+_LATE: Final = "it has not answered in time"
+
+
+def _out_of_reach(reason: str) -> OutOfReach:
+    error = OutOfReach()
+    error.__cause__ = TimeoutError(reason)
+    return error
+
+
+class _Line:
+    """
+    Threads of the database's own, and those who wait for them: first come, first served.
+
+    They are daemons, as one that waits for a database may never end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[Sequence[_Job[Any]]], None],
+        dispose: Callable[[], None],
+        *,
+        threads: int,
+        at_once: int,
+        patience: float,
+    ) -> None:
+        self._work = work
+        self._dispose = dispose
+        self._at_once = at_once
+        self._patience = patience
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
-
-    async def submit(self, work: Callable[[UnitOfWork], T]) -> T:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            self._thread.start()
-        done: asyncio.Future[T] = self._loop.create_future()
-        self._jobs.put(_Job(work, done))
-        return await done
+        self._threads = [
+            threading.Thread(target=self._run, args=[number], name=name, daemon=True)
+            for number in range(threads)
+        ]
+        self._busy_since: dict[int, float] = {}  # by thread
+        self._ends = itertools.count(1)
 
     @property
     def waiting(self) -> int:
         return self._jobs.qsize()
 
-    def close(self) -> None:
-        if self._thread.is_alive():
-            self._jobs.put(None)
-            self._thread.join()
-        self._engine.dispose()
+    def new_result(self) -> asyncio.Future[Any]:
+        """Return a future for a job, on the event loop that this is used on."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            for thread in self._threads:
+                thread.start()
+        return self._loop.create_future()
 
-    def _run(self) -> None:
+    async def wait_for(self, job: _Job[Any], result: asyncio.Future[T]) -> T:
+        """Have a job done, and return its result."""
+        if self._jobs.qsize() >= _MOST_WAITING:
+            raise _out_of_reach(f"{_MOST_WAITING} wait for it already")
+        if self._is_stuck():
+            raise _out_of_reach(_LATE)
+        assert self._loop is not None, "it made the result"
+        self._jobs.put(job)
+        giving_up = self._loop.call_later(self._patience, job.give_up)
+        try:
+            return await result
+        finally:
+            giving_up.cancel()
+
+    def close(self) -> bool:
+        """Finish what is there; tell whether that took no longer than it may."""
+        if self._loop is None:
+            self._dispose()
+            return True
+        self._jobs.put(None)
+        time_left = _LAST_WORK
+        for thread in self._threads:
+            before = monotonic()
+            thread.join(max(0.0, time_left))
+            time_left -= monotonic() - before
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _is_stuck(self) -> bool:
+        """Tell whether every thread has done the same for longer than anybody waits for it."""
+        begun = list(self._busy_since.values())
+        return len(begun) == len(self._threads) and max(begun) < monotonic() - self._patience
+
+    def _run(self, number: int) -> None:
         while (job := self._jobs.get()) is not None:
             jobs = [job]
             is_last = False
-            while len(jobs) < _MOST_TOGETHER:
+            while len(jobs) < self._at_once:
                 try:
                     another = self._jobs.get_nowait()
                 except queue.Empty:
@@ -340,16 +426,95 @@ class _Writer:
                     is_last = True
                     break
                 jobs.append(another)
-            self._commit_together(jobs)
+            self._busy_since[number] = monotonic()
+            self._work(jobs)
+            del self._busy_since[number]
             assert self._loop is not None, "a job was submitted"
-            self._loop.call_soon_threadsafe(_announce, jobs)
+            with suppress(RuntimeError):  # the loop has ended, and with it all who waited
+                self._loop.call_soon_threadsafe(_announce, jobs)
             if is_last:
                 break
+        self._jobs.put(None)  # for the next thread
+        if next(self._ends) == len(self._threads):
+            self._dispose()
+
+
+class _Readers:
+    """The threads that answer queries, each on a connection of its own."""
+
+    def __init__(self, database: Database, patience: float) -> None:
+        self._engine = database.reading(_READERS)
+        self._line = _Line(
+            "database-reader",
+            self._answer,
+            self._engine.dispose,
+            threads=_READERS,
+            at_once=1,
+            patience=patience,
+        )
+
+    async def ask(self, work: Callable[[Connection], T]) -> T:
+        result = self._line.new_result()
+        return await self._line.wait_for(_Job(work, result), result)
+
+    @property
+    def waiting(self) -> int:
+        return self._line.waiting
+
+    def close(self) -> bool:
+        return self._line.close()
+
+    def _answer(self, jobs: Sequence[_Job[Any]]) -> None:
+        for job in jobs:
+            if not job.begin():
+                continue
+            try:
+                self._run_again_if_lost(job)
+            except BaseException as error:
+                job.error = error
+
+    def _run_again_if_lost(self, job: _Job[Any]) -> None:
+        try:
+            with self._engine.connect() as connection:
+                job.run(connection)
+            return
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        with self._engine.connect() as connection:  # the one in the pool was lost long ago, maybe
+            job.run(connection)
+
+
+class _Writer:
+    """The one thread that changes the database."""
+
+    def __init__(self, database: Database, patience: float) -> None:
+        self._database = database
+        self._engine = database.writing()
+        self._line = _Line(
+            "database-writer",
+            self._commit_together,
+            self._engine.dispose,
+            threads=1,
+            at_once=_MOST_TOGETHER,
+            patience=patience,
+        )
+
+    async def submit(self, work: Callable[[UnitOfWork], T]) -> T:
+        result = self._line.new_result()
+        return await self._line.wait_for(_Change(work, result), result)
+
+    @property
+    def waiting(self) -> int:
+        return self._line.waiting
+
+    def close(self) -> bool:
+        return self._line.close()
 
     def _commit_together(self, jobs: Sequence[_Job[Any]]) -> None:
         try:
             with self._connection() as connection:
-                self._run_all(jobs, connection)
+                self._run_all([job for job in jobs if job.begin()], connection)
                 if not self._database.is_in_transaction(connection):
                     raise RuntimeError("A unit of work went on after a statement of it had failed.")
                 connection.commit()

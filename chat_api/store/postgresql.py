@@ -69,6 +69,7 @@ _SESSION_OF_LEADER: Final = (
 )
 _ASK_AGAIN: Final = 1.0  # seconds, while another process leads
 _SHOW_LIFE: Final = 2.0  # seconds, while this one does
+_LET_GO: Final = 1.0  # seconds that a session has to end in good order
 
 
 def _key(purpose: str) -> str:
@@ -182,9 +183,8 @@ class Postgresql:
             async with await psycopg.AsyncConnection.connect(
                 **self._parameters, autocommit=True
             ) as session:
-                await session.execute(_SESSION_OF_LEADER)
-                await _become_first(session, awake)
-                await _while_it_lasts(work, _listen(session, awake))
+                await _as_long_as_it_answers(_become_first(session, awake))
+                await _while_it_lasts(work, _as_long_as_it_answers(_listen(session, awake)))
         except psycopg.Error as error:
             raise OutOfReach from error
 
@@ -244,6 +244,7 @@ def _drop_connections_that_only_read(context: ExceptionContext) -> None:
 
 async def _become_first(session: psycopg.AsyncConnection[Any], awake: asyncio.Event) -> None:
     """Return once this session has the lock; until then wake whoever has it."""
+    await session.execute(_SESSION_OF_LEADER)
     while not await _has_lock(session):
         try:
             async with asyncio.timeout(_ASK_AGAIN):
@@ -266,6 +267,22 @@ async def _listen(session: psycopg.AsyncConnection[Any], awake: asyncio.Event) -
         async for _ in session.notifies(timeout=_SHOW_LIFE):
             awake.set()
         await session.execute("SELECT 1")
+
+
+async def _as_long_as_it_answers(session: Coroutine[Any, Any, None]) -> None:
+    """
+    Run what a session does; when cancelled, end within seconds.
+
+    The driver, when it is cancelled, cancels what the server does and waits for that. Cancelled
+    again, it does not.
+    """
+    task = asyncio.create_task(session)
+    try:
+        await asyncio.shield(task)
+    finally:
+        while not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=_LET_GO)
 
 
 async def _while_it_lasts(

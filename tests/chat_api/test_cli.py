@@ -4,12 +4,14 @@ import asyncio
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 
 import aiohttp
@@ -19,8 +21,9 @@ from click.testing import CliRunner
 
 from chat_api.cli import main
 from reverb_py import __version__
-from tests.chat_api.client import Client
+from tests.chat_api.client import Client, Reply
 from tests.chat_api.world import SECRET
+from tests.support.postgresql import PostgresqlServer
 
 ENVIRONMENT = {
     "CHAT_JWT_SECRET": SECRET,
@@ -75,6 +78,113 @@ async def test_serving_starts_from_nothing_and_stops_quietly(
     assert "Stopped" in log.splitlines()[-1]
     for secret in (SECRET, "app-secret-nobody-sees", str(ali.token)):
         assert secret not in log
+
+
+@asynccontextmanager
+async def serving(folder: Path, **changes: str) -> AsyncIterator[tuple[Process, dict[str, str]]]:
+    """Run the command; yields its process and what the line says with which it is up."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "chat_api", "serve"),
+        env={
+            **os.environ,
+            **ENVIRONMENT,
+            "CHAT_LOG_FORMAT": "json",
+            "CHAT_METRICS_PORT": "0",
+            "PYTHONPATH": ROOT,
+            **changes,
+        },
+        cwd=folder,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(100):
+            yield process, await says(process, "The chat API is up")
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def says(process: Process, event: str) -> dict[str, str]:
+    """Return the next line about this event."""
+    assert process.stderr is not None
+    while True:
+        line: dict[str, str] = json.loads(await process.stderr.readline())
+        if line["event"] == event:
+            return line
+
+
+async def writes_waiting(session: aiohttp.ClientSession, url: str) -> int:
+    async with session.get(url) as response:
+        [line] = re.findall(r"^chat_database_writes_waiting (.+)$", await response.text(), re.M)
+    return int(float(line))
+
+
+async def test_what_is_being_asked_when_it_is_told_to_stop_is_answered(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, CHAT_SEED="1", CHAT_MESSAGES_PER_MINUTE="0") as (process, up),
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        ali = await Client(session, up["url"]).log_in("ali@example.com")
+        await ali.post("/api/chats", {"user_id": 2})
+        posts: list[asyncio.Task[Reply]] = []
+
+        def post() -> None:
+            message = {"content": "salom", "tempId": str(len(posts))}
+            posts.append(asyncio.create_task(ali.post("/api/chats/1/messages", message)))
+
+        with closing(sqlite3.connect(tmp_path / "chat.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            # Once one waits, the writer waits for its turn, and all others will be behind it.
+            while not await writes_waiting(session, up["metrics"]):
+                post()
+            for _ in range(20):
+                post()
+            while (waiting := await writes_waiting(session, up["metrics"])) < 20:
+                pass
+            process.send_signal(signal.SIGTERM)
+            await says(process, "Stopping: finishing requests and sending what is left")
+            other.execute("ROLLBACK")
+        replies = await asyncio.gather(*posts, return_exceptions=True)
+        assert await process.wait() == 0
+
+    answered = [reply for reply in replies if not isinstance(reply, aiohttp.ClientError)]
+    assert [isinstance(reply, Reply) and reply.status for reply in answered] == [201] * len(
+        answered
+    )
+    assert len(answered) > waiting  # and not only those: one at least has the writer
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, CHAT_SEED="1") as (process, up),
+        aiohttp.ClientSession() as session,
+    ):
+        ali = await Client(session, up["url"]).log_in("ali@example.com")
+        with closing(sqlite3.connect(tmp_path / "chat.sqlite3", isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(ali.post("/api/chats", {"user_id": 2}))
+            process.send_signal(signal.SIGTERM)
+            await says(process, "Stopping: finishing requests and sending what is left")
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == -signal.SIGTERM
+        with suppress(aiohttp.ClientError):
+            await waiting
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"])
+async def test_a_database_that_stands_still_does_not_keep_it_from_stopping(
+    tmp_path: Path, database: str, postgresql: PostgresqlServer
+) -> None:
+    async with (
+        serving(tmp_path, CHAT_DATABASE_URL=database) as (process, up),
+        aiohttp.ClientSession() as session,
+    ):
+        ali = await Client(session, up["url"]).log_in("ali@example.com")
+        with postgresql.frozen():
+            assert (await ali.post("/api/chats", {"user_id": 2})).status == 503
+            process.send_signal(signal.SIGTERM)
+            assert await process.wait() == 0
 
 
 def run(*arguments: str, tmp_path: Path, **changes: str) -> tuple[int, str]:

@@ -3,12 +3,13 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import IO
@@ -92,6 +93,24 @@ class PostgresqlServer:
             yield
         finally:
             self.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Have the server and all its sessions stand still for as long as the context lasts."""
+        lines = (self._folder / "data" / "postmaster.pid").read_text().splitlines()
+        rows = self.execute("SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        processes = [int(lines[0]), *(int(str(pid)) for (pid,) in rows)]
+        try:
+            _signal(processes, signal.SIGSTOP)
+            yield
+        finally:
+            _signal(processes, signal.SIGCONT)
+
+
+def _signal(processes: Iterable[int], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):  # a session that has ended meanwhile
+            os.kill(process, number)
 
 
 @contextmanager

@@ -8,14 +8,16 @@ from contextlib import asynccontextmanager
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from structlog.testing import capture_logs
 
+from chat_api.kernel.errors import Unavailable
 from chat_api.store.engine import Store, UnitOfWork
 from chat_api.store.tables import OutboxRow
 
 
 @asynccontextmanager
-async def opened(url: str) -> AsyncIterator[Store]:
-    store = Store(url)
+async def opened(url: str, *, patience: float = 60) -> AsyncIterator[Store]:
+    store = Store(url, patience=patience)
     try:
         yield store
     finally:
@@ -202,3 +204,81 @@ async def test_what_was_handed_in_before_closing_is_done(database: str) -> None:
 
     async with opened(database) as again:
         assert len(await names(again)) == 50
+
+
+@asynccontextmanager
+async def occupied(store: Store) -> AsyncIterator[threading.Event]:
+    """Have the store's writer busy until the event, or the end of the block."""
+    has_begun, may_end = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(unit: UnitOfWork) -> None:
+        loop.call_soon_threadsafe(has_begun.set)
+        may_end.wait(60)
+
+    busy = asyncio.create_task(store.write(work))
+    await has_begun.wait()
+    try:
+        yield may_end
+    finally:
+        may_end.set()
+        await asyncio.gather(busy, return_exceptions=True)
+
+
+async def test_when_too_many_wait_the_next_is_refused_and_the_others_are_not(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chat_api.store.engine._MOST_WAITING", 3)
+    with capture_logs() as logs:
+        async with occupied(store) as may_end:
+            waiting = [asyncio.create_task(store.write(adding(str(n)))) for n in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(Unavailable):
+                await store.write(adding("one too many"))
+            may_end.set()
+            await asyncio.gather(*waiting)
+
+    assert await names(store) == ["0", "1", "2"]
+    assert [log["reason"] for log in logs if "reason" in log] == ["3 wait for it already"]
+
+
+async def is_written(store: Store, name: str) -> bool:
+    try:
+        await store.write(adding(name))
+    except Unavailable:
+        return False
+    return True
+
+
+async def test_what_has_not_begun_in_time_never_does(database: str) -> None:
+    async with opened(database) as other, occupied(other):
+        store = Store(database, patience=0.1)
+        committed: list[str] = []
+        with pytest.raises(Unavailable):
+            await store.write(adding("withdrawn", committed))
+    # The writer was waiting for its turn meanwhile, and has found nothing to do in it.
+    while not await is_written(store, "later"):
+        pass
+    assert await names(store) == ["later"]
+    assert committed == []
+    await store.close()
+
+
+async def test_a_unit_that_takes_too_long_has_an_open_outcome(store: Store, database: str) -> None:
+    committed = asyncio.Event()
+
+    def slow(unit: UnitOfWork) -> str:
+        unit.when_committed(committed.set)
+        may_end.wait(60)
+        return adding("slow")(unit)
+
+    may_end = threading.Event()
+    async with opened(database, patience=0.1) as impatient:
+        with pytest.raises(Unavailable):
+            await impatient.write(slow)
+        with pytest.raises(Unavailable):  # at once, as the only writer has not come back
+            await impatient.write(adding("after it"))
+        may_end.set()
+        await committed.wait()
+
+    assert await names(store) == ["slow"]

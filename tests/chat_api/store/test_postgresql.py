@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, LiteralString
@@ -123,6 +124,60 @@ async def test_an_outage_is_answered_503_and_over_when_it_is_over(
     assert (await world.ali.post("/api/chats/1/messages", message)).status == 201
     [_, heard] = await world.receiver.hears(2)
     assert heard.data["data"]["message"]["content"] == "salom"
+
+
+async def test_a_server_that_stands_still_keeps_nobody_waiting_and_not_the_process_from_ending(
+    database: str, postgresql: PostgresqlServer
+) -> None:
+    store = Store(database, patience=0.3)
+    loop = asyncio.get_running_loop()
+    has_begun, may_go_on = asyncio.Event(), threading.Event()
+
+    def half_way(unit: UnitOfWork) -> str:
+        add(unit, "begun")
+        loop.call_soon_threadsafe(has_begun.set)
+        may_go_on.wait(60)
+        return add(unit, "begun")
+
+    assert await names(store) == []  # there is a connection that was good until then
+    begun = asyncio.create_task(store.write(half_way))
+    await has_begun.wait()
+    with capture_logs() as logs, postgresql.frozen():
+        waiting = asyncio.create_task(store.write(lambda unit: add(unit, "withdrawn")))
+        may_go_on.set()
+        results = await asyncio.gather(
+            *(begun, waiting, *(names(store) for _ in range(8))), return_exceptions=True
+        )
+        at_once = await asyncio.gather(
+            store.check(), store.write(lambda unit: add(unit, "too late")), return_exceptions=True
+        )
+        await store.close()
+
+    assert [type(result) for result in (*results, *at_once)] == [Unavailable] * 12
+    reasons = {log.get("reason") for log in logs}
+    assert reasons == {"it has not answered in time", None}
+    assert logs[-1]["event"] == (
+        "The database has not answered to the end; its last work was left behind"
+    )
+    again = Store(database)
+    assert await again.write(lambda unit: add(unit, "later")) == "later"
+    # What had begun may have gone on, as a whole; what had not has not.
+    assert await names(again) in (["later"], ["begun", "begun", "later"])
+    await again.close()
+
+
+async def test_a_server_that_goes_on_in_time_is_as_if_nothing_had_been(
+    world: World, postgresql: PostgresqlServer
+) -> None:
+    with postgresql.frozen():
+        said = asyncio.create_task(
+            world.ali.post("/api/chats/1/messages", {"content": "salom", "tempId": "one"})
+        )
+        read = asyncio.create_task(world.ali.get("/api/chats"))
+        done, _ = await asyncio.wait([said, read], timeout=0.5)
+    assert not done
+
+    assert ((await said).status, (await read).status) == (201, 200)
 
 
 async def test_a_server_that_takes_no_changes_for_now_is_unavailable_and_then_is_not(
