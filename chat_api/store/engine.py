@@ -366,7 +366,10 @@ class _Line:
             threading.Thread(target=self._run, args=[number], name=name, daemon=True)
             for number in range(threads)
         ]
+        self._waited_for: dict[_Job[Any], float] = {}  # until when; the oldest first
+        self._next_look: asyncio.TimerHandle | None = None  # one for all: timers cost more
         self._busy_since: dict[int, float] = {}  # by thread
+        self._is_late = False
         self._ends = itertools.count(1)
 
     @property
@@ -385,15 +388,17 @@ class _Line:
         """Have a job done, and return its result."""
         if self._jobs.qsize() >= _MOST_WAITING:
             raise _out_of_reach(f"{_MOST_WAITING} wait for it already")
-        if self._is_stuck():
+        if self._is_late and self._is_stuck():
             raise _out_of_reach(_LATE)
         assert self._loop is not None, "it made the result"
         self._jobs.put(job)
-        giving_up = self._loop.call_later(self._patience, job.give_up)
+        self._waited_for[job] = self._loop.time() + self._patience
+        if self._next_look is None:
+            self._next_look = self._loop.call_later(self._patience, self._look)
         try:
             return await result
         finally:
-            giving_up.cancel()
+            del self._waited_for[job]
 
     def close(self) -> bool:
         """Finish what is there; tell whether that took no longer than it may."""
@@ -407,6 +412,17 @@ class _Line:
             thread.join(max(0.0, time_left))
             time_left -= monotonic() - before
         return not any(thread.is_alive() for thread in self._threads)
+
+    def _look(self) -> None:
+        """Give up what is waited for too long, and come back for the next; on the event loop."""
+        assert self._loop is not None, "it called this"
+        self._next_look = None
+        for job, until in self._waited_for.items():
+            if until > self._loop.time():
+                self._next_look = self._loop.call_at(until, self._look)
+                break
+            job.give_up()
+            self._is_late = True
 
     def _is_stuck(self) -> bool:
         """Tell whether every thread has done the same for longer than anybody waits for it."""
@@ -429,6 +445,7 @@ class _Line:
             self._busy_since[number] = monotonic()
             self._work(jobs)
             del self._busy_since[number]
+            self._is_late = False
             assert self._loop is not None, "a job was submitted"
             with suppress(RuntimeError):  # the loop has ended, and with it all who waited
                 self._loop.call_soon_threadsafe(_announce, jobs)
