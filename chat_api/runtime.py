@@ -51,6 +51,7 @@ from chat_api.web.openapi import Deployment
 from chat_api.web.origins import Origins
 from chat_api.web.proxies import TrustedProxies
 from chat_api.web.seeding import seed_everything, seed_route
+from chat_api.web.sending import Sending
 from reverb_py import __version__
 
 __all__ = ["CannotListen", "ChatApi", "migrated_store", "running", "serve", "with_accounts"]
@@ -225,7 +226,9 @@ async def running(
         )
         for feature in features:
             rules.add(feature.channel_rules)
+        sending = Sending()
         if metrics is not None:
+            metrics.watch(sending.measures())
             metrics.watch((*store.measures(), *outbox.measures(clock), *relay.measures()))
             for feature in features:
                 metrics.watch(feature.measures)
@@ -260,6 +263,7 @@ async def running(
                 proxies,
                 metrics.answered if metrics else None,
                 origins,
+                sending,
             ),
             access_log=None,
             keepalive_timeout=silence,

@@ -17,6 +17,7 @@ from chat_api.kernel.routes import Answer, Route
 from chat_api.web.origins import Origins
 from chat_api.web.parsing import MAX_BODY_BYTES, Authenticate, RequestReader
 from chat_api.web.proxies import TrustedProxies
+from chat_api.web.sending import Sending
 
 __all__ = ["OnAnswer", "create_app"]
 
@@ -50,16 +51,18 @@ def create_app(
     proxies: TrustedProxies = TrustedProxies(),  # noqa: B008 - immutable
     on_answer: OnAnswer | None = None,
     origins: Origins = Origins(),  # noqa: B008 - immutable
+    sending: Sending | None = None,
 ) -> web.Application:
     """
     Return an application that serves `routes`, and tells `on_answer` of each request it answered.
 
     Pages may read its answers, and change something, where they are of one of the `origins`.
+    Answers leave by way of `sending`, which bounds what clients do not read.
 
     Every failure is `{"code", "message"}` with its status, also those aiohttp raises itself; what
     nobody foresaw is logged with its traceback and answered 500 without details.
     """
-    frame = _frame(proxies, on_answer, origins)
+    frame = _frame(proxies, on_answer, origins, sending or Sending())
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[frame])
     for route in routes:
         app.router.add_route(route.method, route.path, _handler(route, authenticate, proxies))
@@ -75,7 +78,9 @@ def _handler(route: Route[Any], authenticate: Authenticate, proxies: TrustedProx
     return handle
 
 
-def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None, origins: Origins) -> Middleware:
+def _frame(
+    proxies: TrustedProxies, on_answer: OnAnswer | None, origins: Origins, sending: Sending
+) -> Middleware:
     @web.middleware
     async def frame(request: web.Request, handler: _Handler) -> web.StreamResponse:
         started = time.perf_counter()
@@ -102,6 +107,7 @@ def _frame(proxies: TrustedProxies, on_answer: OnAnswer | None, origins: Origins
             resource = request.match_info.route.resource
             template = None if resource is None else resource.canonical
             on_answer(request.method, template, response.status, seconds)
+        await sending.send(request, response)
         return response
 
     return frame

@@ -17,7 +17,8 @@ from tests.support.metrics import Scrape, scraped
 from tests.support.redis import redis_server
 
 _PAGE = (DOCS / "metrics.md").read_text()
-_BOUNDS = (DOCS / "bounds.md").read_text()
+_ALL_BOUNDS = (DOCS / "bounds.md").read_text()
+_BOUNDS, _, _CHAT_BOUNDS = _ALL_BOUNDS.partition("\n## chat_api\n")
 _ROWS = dict(re.findall(r"^\| `(\w+)` \| (\w+) \|", _PAGE, re.MULTILINE))
 _LABELS = {
     name: set(re.findall(r"`(\w+)`", labels))
@@ -75,6 +76,18 @@ def test_a_bound_names_settings_that_there_are(variable: str) -> None:
     assert f"`{variable}`" in (DOCS / "configuration.md").read_text()
 
 
+@pytest.mark.parametrize("variable", sorted(set(re.findall(r"`(CHAT_\w+)`", _CHAT_BOUNDS))))
+def test_a_bound_of_the_chat_names_settings_that_there_are(variable: str) -> None:
+    assert f"`{variable}`" in (DOCS / "configuration.md").read_text()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`chat_(\w+)`", _CHAT_BOUNDS))))
+def test_a_bound_of_the_chat_names_metrics_that_there_are(name: str) -> None:
+    sources = (DOCS.parent / "chat_api").rglob("*.py")
+    words = [f'"{name}"', f'"chat_{name.removesuffix("_total")}"']
+    assert any(word in source.read_text() for source in sources for word in words)
+
+
 def test_the_board_asks_for_metrics_that_there_are() -> None:
     board = json.loads((DOCS / "grafana.json").read_text())
     expressions = [
@@ -89,7 +102,7 @@ def test_the_board_asks_for_metrics_that_there_are() -> None:
 
 
 def test_each_bound_has_an_outcome_a_metric_and_a_test() -> None:
-    rows = re.findall(r"^\| (?!What |---)(.+) \|$", _BOUNDS, re.MULTILINE)
+    rows = re.findall(r"^\| (?!What |---)(.+) \|$", _ALL_BOUNDS, re.MULTILINE)
     assert len(rows) > 30
     for row in rows:
         what, per, bound, _, metric, test = row.split(" | ")
@@ -105,5 +118,10 @@ def test_the_test_of_a_bound_exists(file: str, name: str) -> None:
     assert name in existing_tests(f"reverb_py/{file}")
 
 
+@pytest.mark.parametrize(("file", "name"), named_tests(_CHAT_BOUNDS))
+def test_the_test_of_a_bound_of_the_chat_exists(file: str, name: str) -> None:
+    assert name in existing_tests(f"chat_api/{file}")
+
+
 def test_links_lead_somewhere() -> None:
-    assert broken_links(re.sub(r"\.md#[\w-]+", ".md", _PAGE + _BOUNDS)) == []
+    assert broken_links(re.sub(r"\.md#[\w-]+", ".md", _PAGE + _ALL_BOUNDS)) == []
