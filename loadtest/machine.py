@@ -4,6 +4,7 @@ import os
 import platform
 import resource
 from collections.abc import Collection
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -11,8 +12,10 @@ __all__ = [
     "child_processes",
     "choose_cores",
     "describe_machine",
+    "family_seconds",
     "listeners",
     "memory_kibibytes",
+    "parent_process",
     "pin",
     "processor_seconds",
     "raise_descriptor_limit",
@@ -108,11 +111,44 @@ def processor_seconds(pid: int) -> tuple[float, float]:
     Raises:
         ProcessLookupError: It has ended.
     """
+    _, fields = _statistics(pid)
+    return int(fields[11]) / _TICKS_PER_SECOND, int(fields[12]) / _TICKS_PER_SECOND
+
+
+def family_seconds(pid: int) -> float:
+    """
+    Return the CPU time of a process and its children, those that have ended included, in seconds.
+
+    Raises:
+        ProcessLookupError: It has ended.
+    """
+    children = child_processes(pid)  # first: who ends now is counted twice, and not left out
+    _, fields = _statistics(pid)
+    total = sum(map(int, fields[11:15])) / _TICKS_PER_SECOND
+    for child in children:
+        with suppress(ProcessLookupError):
+            total += sum(processor_seconds(child))
+    return total
+
+
+def parent_process(pid: int) -> tuple[int, str]:
+    """
+    Return the process that has started another, and that one's own name.
+
+    Raises:
+        ProcessLookupError: It has ended, or is on another machine.
+    """
+    name, fields = _statistics(pid)
+    return int(fields[1]), name
+
+
+def _statistics(pid: int) -> tuple[str, list[str]]:
+    """Return the name of a process and the kernel's figures behind it."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        name, _, fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
     except OSError:
         raise ProcessLookupError(f"process {pid} has ended") from None
-    return int(fields[11]) / _TICKS_PER_SECOND, int(fields[12]) / _TICKS_PER_SECOND
+    return name.partition("(")[2], fields.split()
 
 
 def waiting_seconds(pid: int) -> float:
