@@ -109,12 +109,11 @@ class Agents:
         """Return the accounts of those who serve a tenant and can be reached."""
         return [row.id for row in connection.execute(_ONLINE) if _serves(row.tenants, tenant)]
 
-    def taken_by(
-        self, connection: Connection, agent_id: str, domains: frozenset[str] | None
-    ) -> int:
+    def taken_by(self, connection: Connection, agent: Agent, domains: frozenset[str] | None) -> int:
         """Return how many conversations of these tenants (None: all) an agent has."""
         query = select(func.count()).where(
-            SupportConversation.agent_id == agent_id,
+            SupportConversation.agent_id == agent.id,
+            SupportConversation.agent_user_id.is_not_distinct_from(agent.user_id),
             SupportConversation.status.in_([status.value for status in TAKEN]),
             is_in(domains),
         )

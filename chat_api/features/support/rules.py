@@ -226,7 +226,7 @@ def standing(party: Party, conversation: Conversation) -> Standing:
     """Return what a party is to a conversation."""
     if party.domains is not None and conversation.tenant not in party.domains:
         return Standing.STRANGER
-    customer, agent_id = conversation.customer, conversation.agent and conversation.agent.id
+    customer, is_agent = conversation.customer, _is_agent_of(conversation, party)
     match party.role:
         case Role.CUSTOMER if party.user_id is not None:
             is_theirs = party.user_id == customer.user_id
@@ -235,9 +235,8 @@ def standing(party: Party, conversation: Conversation) -> Standing:
             is_theirs = party.conversation_id == conversation.id and party.id == customer.id
             return Standing.CUSTOMER if is_theirs else Standing.STRANGER
         case Role.AGENT:
-            return Standing.AGENT if party.id == agent_id else Standing.COLLEAGUE
+            return Standing.AGENT if is_agent else Standing.COLLEAGUE
         case Role.SUPERVISOR:
-            is_agent = party.id == agent_id
             return Standing.SUPERVISOR | (Standing.AGENT if is_agent else Standing.STRANGER)
         case Role.VOUCHED if party.id is None:
             return Standing.VOUCHED
@@ -245,9 +244,15 @@ def standing(party: Party, conversation: Conversation) -> Standing:
             named = Standing.STRANGER
             if party.id == customer.shown_id:
                 named |= Standing.CUSTOMER
-            if party.id == agent_id:
+            if is_agent:
                 named |= Standing.AGENT
             return named
+
+
+def _is_agent_of(conversation: Conversation, who: Agent | Party) -> bool:
+    """Tell who has it: what a proxy calls somebody may look like an account's id, and is none."""
+    agent = conversation.agent
+    return agent is not None and (agent.id, agent.user_id) == (who.id, who.user_id)
 
 
 def check_read(who: Standing, conversation: Conversation) -> None:
@@ -328,12 +333,12 @@ def check_open(conversation: Conversation) -> None:
 
 
 def has_to_be_taken(
-    conversation: Conversation, agent_id: str, *, taken_by_agent: int, capacity: int
+    conversation: Conversation, agent: Agent, *, taken_by_agent: int, capacity: int
 ) -> bool:
     """
     Tell whether accepting changes anything; it does not for one's own.
 
-    `taken_by_agent` is how many conversations the agent has, `capacity` how many are allowed (0 for
+    `taken_by_agent` is how many conversations `agent` has, `capacity` how many are allowed (0 for
     any number).
 
     Raises:
@@ -344,7 +349,7 @@ def has_to_be_taken(
     if conversation.status is Status.CLOSED:
         raise Gone("This conversation is closed.")
     if conversation.status in TAKEN:
-        if conversation.agent is not None and conversation.agent.id == agent_id:
+        if _is_agent_of(conversation, agent):
             return False
         raise Conflict(_TAKEN)
     _check_capacity(taken_by_agent, capacity)
@@ -352,7 +357,7 @@ def has_to_be_taken(
 
 
 def is_taken_anew(
-    conversation: Conversation, agent_id: str, *, taken_by_agent: int, capacity: int
+    conversation: Conversation, agent: Agent, *, taken_by_agent: int, capacity: int
 ) -> bool:
     """
     Tell whether assigning changes anything; unlike accepting, it may take from another agent.
@@ -363,7 +368,7 @@ def is_taken_anew(
     """
     if conversation.status is Status.CLOSED:
         raise Gone("This conversation is closed.")
-    if conversation.agent is not None and conversation.agent.id == agent_id:
+    if _is_agent_of(conversation, agent):
         return False
     _check_capacity(taken_by_agent, capacity)
     return True

@@ -405,15 +405,11 @@ class Conversations:
             check_assign(standing(party, conversation))
             if party.role is Role.VOUCHED:
                 agent = Agent(agent_id, agent_name or agent_id)
-                taken = self._agents.taken_by(
-                    connection, agent_id, frozenset({conversation.tenant})
-                )
+                taken = self._agents.taken_by(connection, agent, frozenset({conversation.tenant}))
             else:
                 agent = self._agents.who_serves(connection, agent_id, conversation.tenant)
-                taken = self._agents.taken_by(connection, agent.id, None)
-            if not is_taken_anew(
-                conversation, agent.id, taken_by_agent=taken, capacity=self.capacity
-            ):
+                taken = self._agents.taken_by(connection, agent, None)
+            if not is_taken_anew(conversation, agent, taken_by_agent=taken, capacity=self.capacity):
                 return conversation
             return self._transitions.give_to(unit, conversation, agent, from_socket)
 

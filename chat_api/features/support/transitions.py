@@ -93,8 +93,8 @@ class Transitions:
         check_accept(standing(party, conversation))
         # An account is the same everywhere; a proxy's name for somebody is one within a tenant.
         domains = None if party.user_id is not None else frozenset({conversation.tenant})
-        taken = self._agents.taken_by(unit.connection, agent.id, domains)
-        if has_to_be_taken(conversation, agent.id, taken_by_agent=taken, capacity=self.capacity):
+        taken = self._agents.taken_by(unit.connection, agent, domains)
+        if has_to_be_taken(conversation, agent, taken_by_agent=taken, capacity=self.capacity):
             return self.give_to(unit, conversation, agent, from_socket)
         return conversation
 

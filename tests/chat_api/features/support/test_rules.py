@@ -36,7 +36,9 @@ from chat_api.kernel.errors import ChatError, Conflict, Forbidden, Gone, Unproce
 
 NOON = datetime(2025, 11, 13, 12, tzinfo=UTC)
 HERE = frozenset({"tenant1.example.com"})
-AGENT = Agent("7", "Agent Smith")
+AGENT = Agent("7", "Agent Smith", 7)
+PROXIED = Agent("7", "Agent Smith")
+OTHER = Agent("8", "Agent Jones", 8)
 
 WAITING = Conversation(
     id="c-1",
@@ -77,6 +79,14 @@ PARTIES = {
     "proxy, other": Party(Role.VOUCHED, HERE, id="visitor-2"),
     "proxy elsewhere": Party(Role.VOUCHED, frozenset({"tenant2.example.com"})),
 }
+
+
+def of_their_kind(party: Party, conversation: Conversation) -> Conversation:
+    """Return the conversation with an agent who comes as the party does: by account, or a proxy."""
+    if party.role is Role.VOUCHED and conversation.agent is not None:
+        return replace(conversation, agent=PROXIED)
+    return conversation
+
 
 OUTCOMES: dict[str, type[ChatError] | None] = {
     ".": None,
@@ -268,7 +278,8 @@ def listen(party: Party, conversation: Conversation) -> None:
 
 def accept(party: Party, conversation: Conversation) -> None:
     check_accept(standing(party, conversation))
-    has_to_be_taken(conversation, party.id or "", taken_by_agent=0, capacity=3)
+    agent = Agent(party.id or "", party.name, party.user_id)
+    has_to_be_taken(conversation, agent, taken_by_agent=0, capacity=3)
 
 
 def release(party: Party, conversation: Conversation) -> None:
@@ -304,7 +315,8 @@ def cases() -> Iterator[tuple[str, str, str, str]]:
 def test_a_party_may_do_what_the_table_says(
     action: str, who: str, state: str, outcome: str
 ) -> None:
-    do, party, conversation = ACTIONS[action][0], PARTIES[who], STATES[state]
+    do, party = ACTIONS[action][0], PARTIES[who]
+    conversation = of_their_kind(party, STATES[state])
     expected = OUTCOMES[outcome]
 
     if expected is None:
@@ -325,12 +337,21 @@ def test_a_party_may_do_what_the_table_says(
     ],
 )
 def test_who_does_not_say_as_whom_they_write_writes_as_what_they_are(who: str, side: Side) -> None:
-    assert sending_side(standing(PARTIES[who], CONNECTED), CONNECTED, None) is side
+    conversation = of_their_kind(PARTIES[who], CONNECTED)
+    assert sending_side(standing(PARTIES[who], conversation), conversation, None) is side
+
+
+def test_what_a_proxy_calls_somebody_is_no_account_of_that_id() -> None:
+    assert standing(PARTIES["proxy, agent"], CONNECTED) is Standing.STRANGER
+    assert standing(PARTIES["agent"], replace(CONNECTED, agent=PROXIED)) is Standing.COLLEAGUE
+    with pytest.raises(Conflict):
+        has_to_be_taken(CONNECTED, PROXIED, taken_by_agent=0, capacity=3)
+    assert is_taken_anew(CONNECTED, PROXIED, taken_by_agent=0, capacity=3)
 
 
 def test_what_one_person_is_twice_they_may_choose_from() -> None:
     customer_and_agent = replace(
-        CONNECTED, customer=replace(CONNECTED.customer, participant_id="7")
+        CONNECTED, customer=replace(CONNECTED.customer, participant_id="7"), agent=PROXIED
     )
     who = standing(PARTIES["proxy, agent"], customer_and_agent)
 
@@ -364,7 +385,8 @@ def test_what_one_person_is_twice_they_may_choose_from() -> None:
 def test_only_the_two_sides_set_read_marks(
     who: str, asked_as: Side | None, side: Side | None
 ) -> None:
-    assert reading_side(standing(PARTIES[who], CONNECTED), CONNECTED, asked_as) is side
+    conversation = of_their_kind(PARTIES[who], CONNECTED)
+    assert reading_side(standing(PARTIES[who], conversation), conversation, asked_as) is side
 
 
 @pytest.mark.parametrize(
@@ -395,7 +417,7 @@ def test_while_it_waits_every_agent_reads_for_their_side(who: str, side: Side | 
     ],
 )
 def test_who_closed_a_conversation_is_kept(who: str, state: str, closed_by: str) -> None:
-    conversation = STATES[state]
+    conversation = of_their_kind(PARTIES[who], STATES[state])
 
     assert closing_party(standing(PARTIES[who], conversation), conversation) == closed_by
 
@@ -423,19 +445,20 @@ def test_accepting_takes_what_waits_and_assigning_also_what_another_has(
     accepting: bool | type[ChatError],
     assigning: bool | type[ChatError],
 ) -> None:
+    agent = Agent(agent_id, "Agent", int(agent_id))
     for decide, expected in ((has_to_be_taken, accepting), (is_taken_anew, assigning)):
         if isinstance(expected, bool):
-            assert decide(STATES[state], agent_id, taken_by_agent=taken, capacity=3) is expected
+            assert decide(STATES[state], agent, taken_by_agent=taken, capacity=3) is expected
         else:
             with pytest.raises(expected):
-                decide(STATES[state], agent_id, taken_by_agent=taken, capacity=3)
+                decide(STATES[state], agent, taken_by_agent=taken, capacity=3)
 
 
 def test_whoever_comes_too_late_is_told_so_in_the_guides_words() -> None:
     with pytest.raises(Conflict) as too_late:
-        has_to_be_taken(ASSIGNED, "8", taken_by_agent=0, capacity=3)
+        has_to_be_taken(ASSIGNED, OTHER, taken_by_agent=0, capacity=3)
     with pytest.raises(Conflict) as too_many:
-        has_to_be_taken(WAITING, "8", taken_by_agent=3, capacity=3)
+        has_to_be_taken(WAITING, OTHER, taken_by_agent=3, capacity=3)
 
     assert (too_late.value.code, too_late.value.message) == (
         "conflict",
@@ -445,7 +468,7 @@ def test_whoever_comes_too_late_is_told_so_in_the_guides_words() -> None:
 
 
 def test_a_capacity_of_zero_is_none() -> None:
-    assert has_to_be_taken(WAITING, "8", taken_by_agent=1_000, capacity=0)
+    assert has_to_be_taken(WAITING, OTHER, taken_by_agent=1_000, capacity=0)
 
 
 @pytest.mark.parametrize(
