@@ -59,8 +59,15 @@ _APPS_FILE = "".join(
 )
 
 
-async def run_suite(url: str, *tests: str, **environment: str) -> None:
-    """Run these tests of the suite against a server, and see that all that are for it pass."""
+async def run_suite(
+    url: str, *tests: str, side_by_side: str = "loadfile", **environment: str
+) -> None:
+    """
+    Run these tests of the suite against a server, and see that all that are for it pass.
+
+    They wait for the server most of the time, so some run side by side: modules, as those of one
+    may need an app for themselves, or, with `load`, each test.
+    """
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -68,9 +75,9 @@ async def run_suite(url: str, *tests: str, **environment: str) -> None:
             "pytest",
             "-q",
             "-p",
-            "no:xdist",
-            "-p",
             "no:cacheprovider",
+            "--numprocesses=6",
+            f"--dist={side_by_side}",
         ),
         *tests,
         cwd=_ROOT,
@@ -162,7 +169,11 @@ async def test_the_server_as_it_is_configured_plays_every_role(tmp_path: Path) -
         for role, app in zip(_ROLES, settings.apps, strict=True)
     }
     async with running_server(settings) as server:
-        await run_suite(f"http://127.0.0.1:{server.port}", "tests/conformance", **roles)
+        url, liveness = f"http://127.0.0.1:{server.port}", "tests/conformance/test_liveness.py"
+        await asyncio.gather(
+            run_suite(url, "tests/conformance", f"--ignore={liveness}", **roles),
+            run_suite(url, liveness, side_by_side="load", **roles),
+        )
 
 
 async def test_a_server_that_speaks_as_hosted_pusher_does_can_be_asked_too() -> None:
