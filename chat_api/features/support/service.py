@@ -592,7 +592,11 @@ def _visible_to(party: Party) -> Sequence[ColumnElement[bool]]:
             return (true(),)
         case Role.AGENT:
             waits = and_(IS_OPEN, *WAITING, SupportConversation.agent_id.is_(None))
-            return (SupportConversation.agent_id == party.id, waits)
+            is_theirs = and_(
+                SupportConversation.agent_id == party.id,
+                SupportConversation.agent_user_id == party.user_id,
+            )
+            return (is_theirs, waits)
         case Role.CUSTOMER if party.user_id is not None:
             return (_is_of(SupportCustomer.user_id == party.user_id),)
         case Role.CUSTOMER:
