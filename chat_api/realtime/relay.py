@@ -211,11 +211,19 @@ class Relay:
             await self._wait()
 
     async def _meet_server(self) -> None:
-        """Find out, before there is anything to send, whether it could be."""
+        """Find out, while there is nothing to send, whether it could be."""
         self._moved_at = _now()
-        await self._reverb.check()
+        if not await self._outbox.oldest(1):
+            try:
+                await self._reverb.check()
+            except Unavailable as error:
+                if error.is_away:
+                    raise
+                # Whether it takes what is published, only publishing tells.
+                self._server_is_away(error)
+            else:
+                self._server_is_back()
         self._has_met_server = True
-        self._server_is_back()
 
     async def _work_off(self) -> None:
         """

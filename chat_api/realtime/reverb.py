@@ -35,6 +35,9 @@ _ADVICE = {
     404: "it knows no such app (404): check REVERB_APP_ID, REVERB_HOST and REVERB_PORT",
 }
 
+_CHECK = "channels/anything"
+"""What is asked to see whether it is answered: about one channel, as a whole list can be long."""
+
 T = TypeVar("T")
 
 
@@ -182,7 +185,7 @@ class ReverbClient:
             Unavailable: There is not, and the text says what to do about it.
         """
         try:
-            await self.is_occupied("anything")
+            await self._get(_CHECK, _Channel)
         except (Unavailable, Refused) as error:
             # One that does not say who listens may take what we publish.
             if isinstance(error, Unavailable) and (error.is_away or self._refuses_us):
@@ -252,9 +255,10 @@ class ReverbClient:
                 allow_redirects=False,
             ) as response:
                 status = response.status
-                # Some servers forbid what we ask of them, and take what we publish.
-                is_forbidden = status == 403 and method == "POST"
-                self._refuses_us = status in _ADVICE or is_forbidden
+                # Some servers do not let us ask, or know no channel, and take what we publish.
+                if method == "POST" or action == _CHECK:
+                    is_forbidden = status == 403 and method == "POST"
+                    self._refuses_us = status in _ADVICE or is_forbidden
                 if 200 <= status < 300:
                     return await response.read()
                 words = (await response.content.read(200)).decode(errors="replace").strip()

@@ -326,7 +326,11 @@ class _Change(_Job[T]):
     def announce(self) -> None:
         if self.error is None and self._unit is not None:
             for callback in self._unit._callbacks:
-                callback()
+                try:
+                    callback()
+                except Exception:
+                    # It is stored all the same, and others wait behind this one.
+                    _log.exception("What follows a change failed")
         super().announce()
 
 

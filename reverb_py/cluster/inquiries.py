@@ -167,15 +167,21 @@ class Inquiries:
         number = str(next(self._numbers))
         self._outgoing.order(Terminate(self._node_id, app_id, user_id, number))
 
-    async def obey_missed(self) -> None:
+    async def obey_missed(self, silence: int, age: int) -> None:
         """
         Do what other nodes have ordered while this one did not hear them. It listens again.
+
+        Redis has heard nothing of the node for `silence` ms, and knows it for `age`: a process that
+        was stopped has no better clock.
 
         Raises:
             redis.RedisError, OSError, TimeoutError: Redis failed.
         """
         if self._deaf_since is not None:
             milliseconds = int((self._loop.time() - self._deaf_since) * 1000)
+            if age:
+                unnoticed = silence + int(_UNNOTICED_SECONDS * 1000)
+                milliseconds = min(age, max(milliseconds, unnoticed))
             [missed] = await self._link.run([evaluation(SINCE, [self._keys.orders], milliseconds)])
             self._deaf_since = None
             for message in () if isinstance(missed, SpoiledKey) else missed:

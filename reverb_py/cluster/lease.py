@@ -9,6 +9,7 @@ leaves each to one node that reaps it.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from itertools import count
 
 from reverb_py.cluster.connections import RedisLink, evaluation
@@ -20,8 +21,11 @@ __all__ = ["Lease"]
 _LATENESS_LEASES = 1
 """Leases by which what was said under a name may be late: the clocks of a Cluster may differ."""
 
-_CLAIM_LEASES = 6
-"""Leases for which a name is left to the node that reaps it."""
+_CLAIM_LEASES = 2
+"""Leases for which a name is left to the node that is to reap it: that may die, too."""
+
+_GRAVE_LEASES = 6
+"""Leases for which a name that was reaped is left to the node that is to bury it."""
 
 
 class Lease:
@@ -31,7 +35,9 @@ class Lease:
     What is said under the name counts until `deadline`, in ms since 1970 by the clock of Redis.
     `is_over` tells that nothing can be said under it any more. `to_reap` are the names that are
     left to this node, `has_left` those of which it is known that nothing is on its way; there may
-    be more of either when `something_to_reap` is set.
+    be more of either when `something_to_reap` is set. By the clock of Redis, in ms: `silence` is
+    how long the lease had not been renewed when the name was taken, `age` how long the node had
+    been there by then; both are 0 for its first name.
     """
 
     def __init__(self, link: RedisLink, keys: Keys, node_id: str, seconds: float) -> None:
@@ -44,6 +50,9 @@ class Lease:
         self.name = b""
         self.deadline = 0
         self.is_over = False
+        self._first_end = self._last_end = 0
+        self.silence = 0
+        self.age = 0
         self.to_reap: dict[bytes, None] = {}
         self.has_left: set[bytes] = set()
         self.something_to_reap = asyncio.Event()
@@ -54,6 +63,11 @@ class Lease:
         ends = await self._renew(name, old, is_new=True)
         assert ends is not None, "a lease that begins has an end"
         self.name = name
+        if self._first_end:
+            self.silence = int(ends) - self._last_end
+            self.age = int(ends) - self._first_end
+        else:
+            self._first_end = int(ends)
         self._extend(ends)
         self.is_over = False
         if old:
@@ -96,6 +110,17 @@ class Lease:
         others, _ = await self._others(is_leaving=0)
         return others
 
+    async def give_back(self, names: Iterable[bytes]) -> None:
+        """Leave names to whichever other node asks first, instead of this one."""
+        scores = [each for name in names if name != self.name for each in (0, name)]
+        if scores:
+            await self._link.run_own(("ZADD", self._keys.gone, "XX", *scores))
+
+    async def claim_grave(self, name: bytes) -> None:
+        """Have a name that was reaped left to this node until it is buried."""
+        until = self.deadline + _GRAVE_LEASES * self._milliseconds
+        await self._link.run_own(("ZADD", self._keys.gone, "XX", until, name))
+
     async def forget(self, name: bytes) -> None:
         """Have a name forgotten under which nothing is held any more."""
         await self._link.run_own(("ZREM", self._keys.gone, name))
@@ -119,4 +144,5 @@ class Lease:
         return ends  # type: ignore[no-any-return]
 
     def _extend(self, ends: bytes) -> None:
+        self._last_end = int(ends)
         self.deadline = int(ends) + _LATENESS_LEASES * self._milliseconds

@@ -169,8 +169,9 @@ class Listening:
         await subscription.listen(own)
         self._to_listen.clear()
         for topic in self._topics.values():
-            if topic.listeners:
-                topic.is_asked_for = True
+            # Of some that were asked for meanwhile, nobody wants to hear any more.
+            topic.is_asked_for = topic.listeners > 0
+            if topic.is_asked_for:
                 self._to_listen[topic] = None
         await self._listen(subscription)
         await subscription.is_complete.wait()

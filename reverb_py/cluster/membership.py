@@ -210,7 +210,7 @@ class Membership:
             # Who brings another info leaves first, as on a node alone.
             is_wanted = hold.connections > 0 and not hold.is_outdated
             if is_wanted == hold.is_held:
-                if not is_wanted and _is_over(hold):
+                if _is_over(hold):
                     topic.was_not_told(hold.user_id)
                     _drop(hold)
                 continue
@@ -244,8 +244,9 @@ class Membership:
         answers = answers[len(settling) :]
         for hold, answer in zip(due, answers, strict=False):
             if isinstance(answer, SpoiledKey):
-                # It has failed as a whole.
-                hold.is_held = not hold.is_held
+                # It has failed as a whole; what is asked for again is not refused for that.
+                hold.is_held = not hold.is_held and hold.connections == 0
+                hold.is_outdated = False
                 self._spoiled[hold] = None
                 self.complain(answer, hold.topic.key)
             else:
@@ -373,5 +374,4 @@ def _is_over(hold: Hold) -> bool:
 def _drop(hold: Hold) -> None:
     """Forget a hold that is over."""
     if _is_over(hold):
-        del hold.topic.holds[hold.user_id]
-        hold.topic.look_whether_idle()
+        hold.topic.forget_hold(hold)

@@ -280,7 +280,7 @@ class Node:
         if has_forgotten:
             self._outgoing.keep_last_events()
         await listening.begin(subscription, [self._keys.control_topic, self._keys.own_topic])
-        await self._inquiries.obey_missed()
+        await self._inquiries.obey_missed(self._lease.silence, self._lease.age)
         await membership.tell_changes()
         await self._reaping.own_names()
         await membership.settle_doubtful()

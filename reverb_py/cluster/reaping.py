@@ -54,6 +54,7 @@ class Reaping:
         self._apps = apps
         self._loop = asyncio.get_running_loop()
         self._graves: dict[bytes, float] = {}
+        self._is_leaving = False
 
     async def own_names(self) -> None:
         """Reap the names that this node has given up."""
@@ -91,6 +92,7 @@ class Reaping:
             await self._bury(name)
         else:
             await self._take_away(name)
+            await self._lease.claim_grave(name)
             self._graves[name] = self._loop.time()
         self._lease.to_reap.pop(name, None)
 
@@ -119,6 +121,8 @@ class Reaping:
     async def _reap_topics(self, name: bytes, topics: Sequence[bytes]) -> list[bytes]:
         """Take away what a node held in these topics; return those where that could be done."""
         heir = self._lease.name
+        if self._is_leaving and name != heir:
+            return []  # Nobody would settle what this node inherits now.
         legacies = [self._legacy(topic, is_own=name == heir) for topic in topics]
         inherited = {one.key: one.topic for one in legacies if any(one.holds_back)}
         # As everything that is held, known before it is.
@@ -160,11 +164,16 @@ class Reaping:
         are none, nobody can come back, and all are told.
         """
         membership, name = self._membership, self._lease.name
+        async with membership.changing:
+            self._is_leaving = True
         others, dead = await membership.give_up_name()
-        if others and any(app_bus.departures for app_bus in self._apps.values()):
-            membership.forget_departures()
-            return
-        if not others:
+        if others:
+            await self._lease.give_back([*self._lease.to_reap, *self._graves])
+            if any(app_bus.departures for app_bus in self._apps.values()):
+                membership.forget_departures()
+                return
+        else:
+            self._is_leaving = False
             for other in dead:
                 if other != name:
                     await self.reap(other)

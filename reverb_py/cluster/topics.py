@@ -121,6 +121,7 @@ class Topic:
         "_app",
         "_behind",
         "_buffer",
+        "_insisted_on",
         "_node",
         "_snapshot_version",
         "_unconfirmed",
@@ -170,6 +171,9 @@ class Topic:
         self._buffer: list[Change] | None = []
         self._behind: list[Hold] = []
         self._unconfirmed: set[str] = set()
+        """Listed, though Redis has not said so yet."""
+        self._insisted_on: set[str] = set()
+        """Listed, though Redis has said that they have gone: they are here."""
         self._waiting: list[Callable[[], None]] = []
 
     # Reasons to listen.
@@ -295,8 +299,15 @@ class Topic:
 
     def was_not_told(self, user_id: str) -> None:
         """Nobody else has heard of a user who is gone, and so none will say so."""
-        if user_id in self._unconfirmed:
+        if user_id in self._unconfirmed or user_id in self._insisted_on:
             self._hide(user_id)
+
+    def forget_hold(self, hold: Hold) -> None:
+        """A hold is over; that the user has gone was said before where it is not said again."""
+        if hold.user_id in self._insisted_on:
+            self._hide(hold.user_id)
+        del self.holds[hold.user_id]
+        self.look_whether_idle()
 
     def held(self, hold: Hold, version: int) -> None:
         """Redis has noted a hold."""
@@ -407,7 +418,8 @@ class Topic:
                     self._hold_again(hold)
                 elif not is_lenient:
                     self._hide(user_id)
-        self._unconfirmed.clear()
+        self._unconfirmed.difference_update(infos)
+        self._insisted_on.difference_update(infos)
         for user_id, info in infos.items():
             self._is_present(user_id, info)
         buffer = self._buffer
@@ -425,18 +437,21 @@ class Topic:
         assert members is not None
         if change.info is not None:
             self._unconfirmed.discard(user_id)
+            self._insisted_on.discard(user_id)
             self._is_present(user_id, change.info)
             return
         hold = self.holds.get(user_id)
         if hold is None or not hold.connections:
             if user_id in members:
                 self._hide(user_id)
-        elif hold.version is not None and hold.version < change.version:
-            # Whoever took this node for dead was wrong.
+        elif hold.version is None or hold.version < change.version:
+            # The user is back, or whoever took this node for dead was wrong.
             self._hold_again(hold)
 
     def _hold_again(self, hold: Hold) -> None:
         """Have Redis told once more of a user who is here, unless it is being told."""
+        if self.members is not None and hold.user_id in self.members:
+            self._insisted_on.add(hold.user_id)
         if hold.version is not None:
             hold.is_held = False
             hold.version = None
@@ -468,6 +483,7 @@ class Topic:
         assert self.members is not None
         self.members.remove(user_id)
         self._unconfirmed.discard(user_id)
+        self._insisted_on.discard(user_id)
         hub = self._app()
         channel = hub.channels.get(self.name)
         if channel is not None:

@@ -150,7 +150,10 @@ def agent_routes(
         if party.id is None:
             raise Unprocessable("Say which agent it is: agentId in the body, or X-Participant-Id.")
         own = await conversations.listing(
-            party, Wanted(TAKEN, agent_id=party.id), limit=_MAX_CONVERSATIONS, offset=0
+            party,
+            Wanted(TAKEN, agent_id=party.id, is_proxied=party.user_id is None),
+            limit=_MAX_CONVERSATIONS,
+            offset=0,
         )
         waiting = await queue.page(party.domains, limit=_MAX_PAGE)
         now = clock()
@@ -188,7 +191,7 @@ def agent_routes(
         agent_id = given.agent_id or (party.id if party.role is Role.AGENT else None)
         page = await conversations.listing(
             party,
-            Wanted(_statuses(given.status), agent_id=agent_id),
+            Wanted(_statuses(given.status), agent_id=agent_id, is_proxied=party.user_id is None),
             limit=given.size,
             offset=offset,
         )

@@ -92,11 +92,16 @@ class Started(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which conversations a list is about; what is None does not matter."""
+    """
+    Which conversations a list is about; what is None does not matter.
+
+    `agent_id` is an account's, or with `is_proxied` what a proxy calls somebody.
+    """
 
     statuses: frozenset[Status] | None = None
     closing: Closing | None = None
     agent_id: str | None = None
+    is_proxied: bool = False
 
 
 class Page(NamedTuple):
@@ -548,6 +553,8 @@ class Conversations:
             if party.role is Role.AGENT and wanted.agent_id != party.id:
                 raise Forbidden("Only supervisors see the conversations of other agents.")
             conditions.append(SupportConversation.agent_id == wanted.agent_id)
+            account = SupportConversation.agent_user_id
+            conditions.append(account.is_(None) if wanted.is_proxied else account.is_not(None))
         kinds = [and_(*conditions, visible) for visible in _visible_to(party)]
         rows = await self._store.all(_latest(kinds, limit=limit, offset=offset))
         total = 0

@@ -180,6 +180,7 @@ async def test_that_nothing_could_be_sent_is_said_before_there_is_anything_to_se
     settings: Settings, receiver: RealtimeReceiver, is_there: bool
 ) -> None:
     store = Store(settings.database_url)
+    await store.migrate()
     app = receiver.app._replace(secret="another")
     if not is_there:
         await receiver.go_down()

@@ -120,6 +120,25 @@ async def test_a_server_tells_who_is_present() -> None:
             assert await client.is_ready()
 
 
+async def test_a_channel_that_the_server_does_not_know_says_nothing_of_the_app(
+    aiohttp_client: AiohttpClient,
+) -> None:
+    """A node of Laravel Reverb answers 404 where nobody is, also when somebody is on another."""
+
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({}, status=404 if request.path.endswith("/users") else 200)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    url = (await aiohttp_client(app)).make_url("")
+    assert url.port is not None
+    target = ReverbApp("1001", "key", "secret", "127.0.0.1", url.port)
+    async with ReverbClient(target, lambda: datetime.now(UTC)) as client:
+        with pytest.raises(Unavailable):
+            await client.members("presence-conversation.1")
+        assert await client.is_up()
+
+
 @pytest.mark.parametrize(("status", "is_ready"), [(200, True), (404, True), (503, False)])
 async def test_only_a_server_that_says_so_is_not_ready(
     aiohttp_client: AiohttpClient, status: int, is_ready: bool

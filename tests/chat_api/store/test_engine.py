@@ -264,6 +264,23 @@ async def test_what_has_not_begun_in_time_never_does(database: str) -> None:
     await store.close()
 
 
+async def test_a_mistake_in_what_follows_a_change_holds_nobody_up(store: Store) -> None:
+    committed: list[str] = []
+
+    def mistaken(unit: UnitOfWork) -> str:
+        unit.when_committed(lambda: committed.remove("nothing"))
+        return adding("mistaken", committed)(unit)
+
+    answers = await asyncio.gather(
+        store.write(adding("before", committed)),
+        store.write(mistaken),
+        store.write(adding("after", committed)),
+    )
+
+    assert list(answers) == ["before", "mistaken", "after"]
+    assert committed == ["before", "mistaken", "after"]
+
+
 async def test_a_unit_that_takes_too_long_has_an_open_outcome(store: Store, database: str) -> None:
     committed = asyncio.Event()
 

@@ -172,6 +172,9 @@ async def test_agents_who_have_an_account_are_told_from_those_who_are_called_lik
     agents = select(SupportConversation.agent_id, SupportConversation.agent_user_id)
     async with desk_at(settings, receiver) as desk:
         of_account, of_proxy = await desk.taken("one"), await desk.taken("two")
+        closed = await desk.taken("three")
+        agent = await desk.agent()
+        assert (await agent.post(f"{closed.agents_path}/close", {})).status == 200
 
     store = Store(settings.database_url)
     await store.migrate_back("0009")
@@ -184,8 +187,8 @@ async def test_agents_who_have_an_account_are_told_from_those_who_are_called_lik
     await store.migrate()
     known = [
         await store.all(agents.where(SupportConversation.id == each.id))
-        for each in (of_account, of_proxy)
+        for each in (of_account, of_proxy, closed)
     ]
     await store.close()
 
-    assert known == [[("3", 3)], [("3", None)]]
+    assert known == [[("3", 3)], [("3", None)], [("3", 3)]]

@@ -16,7 +16,7 @@ _ARE_ACCOUNTS = """
           AND trim(users.first_name || ' ' || users.last_name) = conversations.agent_name
           AND users.role IN ('agent', 'supervisor')
     )
-    WHERE agent_id IS NOT NULL AND status <> 'CLOSED'
+    WHERE agent_id IS NOT NULL
 """
 
 
