@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 
 from reverb_py.cluster import outgoing
+from reverb_py.cluster.connections import Subscription
+from reverb_py.cluster.listening import Listening
+from reverb_py.cluster.reaping import Reaping
 from reverb_py.testing import PATIENCE, PusherClient, TestServer
 from tests.reverb_py.cluster.nodes import COUNTING, LONG_PATIENCE, Deployment, member, until
 from tests.reverb_py.cluster.processes import connected_to, node_process
@@ -120,6 +123,51 @@ async def test_without_redis_a_node_serves_its_own_clients(fragile: Deployment, 
     while json.loads(heard := await second.receive())["data"] != "3":
         assert "member_" not in heard
     assert json.loads(await fourth.receive())["data"] == "3"
+
+
+async def test_a_channel_that_was_left_before_the_node_was_back_is_heard_again(
+    fragile: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = await fragile.nodes(2)
+    client = await fragile.client(here)
+    is_back = asyncio.Event()
+    begin = Listening.begin
+
+    async def begin_late(
+        listening: Listening, subscription: Subscription, own: Iterable[bytes]
+    ) -> None:
+        if listening is here.node._listening:
+            await client.subscribe("orders")
+            await leave(client, "orders")
+            await client.ping()
+            is_back.set()
+        await begin(listening, subscription, own)
+
+    monkeypatch.setattr(Listening, "begin", begin_late)
+    fragile.redis.restart()
+    await is_back.wait()
+    for node in (here, there):
+        await becomes(node, is_ready=True)
+
+    await client.subscribe("orders")
+    await crosses(there, client, "orders", 1)
+
+
+async def test_a_node_that_leaves_gives_back_the_names_that_it_was_to_reap(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Reaping, "reap", lambda reaping, name: asyncio.Event().wait())
+    with deployment.redis.client() as redis:
+        redis.zadd(f"{deployment.prefix}{{nodes}}", {"dead": 1})
+        async with deployment.leaving() as leaving:
+            await leaving.node(lease_seconds=60.0)
+            await until(lambda: deployment.stored_graves() == ["dead"])
+            await deployment.node(lease_seconds=60.0)
+            claimed = redis.zscore(f"{deployment.prefix}{{nodes}}.gone", "dead")
+            assert isinstance(claimed, float)
+            assert claimed > 0
+
+        assert redis.zscore(f"{deployment.prefix}{{nodes}}.gone", "dead") == 0
 
 
 async def test_a_redis_that_forgot_everything_learns_it_again(fragile: Deployment) -> None:
