@@ -134,7 +134,7 @@ class Soak:
     ) -> None:
         self.failures: list[str] = []
         self._patience = patience
-        self._most_pooled = POOLED_CONNECTIONS * len(nodes)
+        self._most_pooled = 0 if redis is None else POOLED_CONNECTIONS
         self._nodes = nodes
         self._redis = redis
         self._crowd = Crowd(app, [node.port for node in nodes])
@@ -245,13 +245,13 @@ class Soak:
         return await node.ask()
 
     async def _left_behind(self, node: Node, before: Held) -> str:
-        """Return what a node holds more of than before."""
+        """Return what a node holds more of than before, but for connections to Redis."""
         now = await self._held(node)
         return ", ".join(
             f"{number - before[kind].get(name, 0)} more {name} ({kind})"
             for kind, numbers in now.items()
             for name, number in numbers.items()
-            if number > before[kind].get(name, 0)
+            if number > before[kind].get(name, 0) + (self._most_pooled if name == "socket" else 0)
         )
 
     async def _in_redis(self) -> dict[str, int]:
@@ -271,10 +271,11 @@ class Soak:
     async def _left_in_redis(self, before: dict[str, int]) -> str:
         """Return what Redis has more of than before."""
         now = await self._in_redis()
+        pooled = self._most_pooled * len(self._nodes)
         return ", ".join(
             f"{number - before.get(kind, 0)} more {kind}"
             for kind, number in now.items()
-            if number > before.get(kind, 0) + (self._most_pooled if kind == "connections" else 0)
+            if number > before.get(kind, 0) + (pooled if kind == "connections" else 0)
         )
 
     async def _untold(self) -> str:
