@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import pytest
 from aiohttp import web
 from yarl import URL
 
@@ -59,15 +60,8 @@ _APPS_FILE = "".join(
 )
 
 
-async def run_suite(
-    url: str, *tests: str, side_by_side: str = "loadfile", **environment: str
-) -> None:
-    """
-    Run these tests of the suite against a server, and see that all that are for it pass.
-
-    They wait for the server most of the time, so some run side by side: modules, as those of one
-    may need an app for themselves, or, with `load`, each test.
-    """
+async def run_suite(url: str, *tests: str, **environment: str) -> None:
+    """Run these tests of the suite against a server, and see that all that are for it pass."""
     process = await asyncio.create_subprocess_exec(
         *(
             sys.executable,
@@ -75,9 +69,9 @@ async def run_suite(
             "pytest",
             "-q",
             "-p",
+            "no:xdist",
+            "-p",
             "no:cacheprovider",
-            "--numprocesses=6",
-            f"--dist={side_by_side}",
         ),
         *tests,
         cwd=_ROOT,
@@ -154,7 +148,18 @@ def put_differently(text: str) -> str:
     return json.dumps(dict(reversed(message.items())))
 
 
-async def test_the_server_as_it_is_configured_plays_every_role(tmp_path: Path) -> None:
+_LIVENESS = "tests/conformance/test_liveness.py"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    # What waits for pings takes as long as all the rest: each part has a server of its own.
+    [(_LIVENESS,), ("tests/conformance", f"--ignore={_LIVENESS}")],
+    ids=["liveness", "the rest"],
+)
+async def test_the_server_as_it_is_configured_plays_every_role(
+    tmp_path: Path, tests: tuple[str, ...]
+) -> None:
     file = tmp_path / "apps.toml"
     file.write_text(_APPS_FILE)
     settings = Settings.from_environment(
@@ -169,11 +174,7 @@ async def test_the_server_as_it_is_configured_plays_every_role(tmp_path: Path) -
         for role, app in zip(_ROLES, settings.apps, strict=True)
     }
     async with running_server(settings) as server:
-        url, liveness = f"http://127.0.0.1:{server.port}", "tests/conformance/test_liveness.py"
-        await asyncio.gather(
-            run_suite(url, "tests/conformance", f"--ignore={liveness}", **roles),
-            run_suite(url, liveness, side_by_side="load", **roles),
-        )
+        await run_suite(f"http://127.0.0.1:{server.port}", *tests, **roles)
 
 
 async def test_a_server_that_speaks_as_hosted_pusher_does_can_be_asked_too() -> None:
