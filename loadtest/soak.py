@@ -50,14 +50,19 @@ MEMORY_ALLOWANCE = 4096
 POOLED_CONNECTIONS = 10
 """Connections to Redis that a node's pool may have gained: it keeps as many as it used at once."""
 
+_TO_REDIS = "connection to Redis"
+
 
 class Node:
     """One node's process: what it says it holds, and what the kernel says."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, port: int, redis_port: int | None = None
+    ) -> None:
         self.process = process
         self.port = port
         self.memory: list[float] = []
+        self._redis_port = redis_port
 
     async def ask(self) -> Held:
         """Return what the node holds now."""
@@ -71,14 +76,28 @@ class Node:
         return found
 
     def descriptors(self) -> dict[str, int]:
-        """Return how many descriptors the process has, by kind."""
+        """Return how many descriptors the process has, by kind; those to Redis are of their own."""
         kinds: Counter[str] = Counter()
+        to_redis = self._sockets_to_redis()
         for entry in Path(f"/proc/{self.process.pid}/fd").iterdir():
             try:
-                kinds[str(entry.readlink()).partition(":")[0]] += 1
+                target = str(entry.readlink())
             except OSError:
-                pass  # closed since it was listed
+                continue  # closed since it was listed
+            kinds[_TO_REDIS if target in to_redis else target.partition(":")[0]] += 1
         return dict(kinds)
+
+    def _sockets_to_redis(self) -> set[str]:
+        """Return what descriptors of connections to Redis point to."""
+        if self._redis_port is None:
+            return set()
+        rows = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
+        columns = [row.split() for row in rows]
+        return {
+            f"socket:[{row[9]}]"
+            for row in columns
+            if int(row[2].rpartition(":")[2], 16) == self._redis_port
+        }
 
     def note_memory(self) -> None:
         """Take a sample of the memory."""
@@ -86,7 +105,9 @@ class Node:
 
 
 @asynccontextmanager
-async def running_node(environment: dict[str, str]) -> AsyncIterator[Node]:
+async def running_node(
+    environment: dict[str, str], redis_port: int | None = None
+) -> AsyncIterator[Node]:
     """Run a node until the block ends."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "soaking.node"),
@@ -101,7 +122,7 @@ async def running_node(environment: dict[str, str]) -> AsyncIterator[Node]:
         line = await process.stdout.readline()
         if not line:
             raise BrokenError("a node did not start")
-        yield Node(process, int(line))
+        yield Node(process, int(line), redis_port)
     finally:
         if process.returncode is None:
             process.kill()
@@ -245,13 +266,13 @@ class Soak:
         return await node.ask()
 
     async def _left_behind(self, node: Node, before: Held) -> str:
-        """Return what a node holds more of than before, but for connections to Redis."""
+        """Return what a node holds more of than before, but for what its pool keeps."""
         now = await self._held(node)
         return ", ".join(
             f"{number - before[kind].get(name, 0)} more {name} ({kind})"
             for kind, numbers in now.items()
             for name, number in numbers.items()
-            if number > before[kind].get(name, 0) + (self._most_pooled if name == "socket" else 0)
+            if number > before[kind].get(name, 0) + (self._most_pooled if name == _TO_REDIS else 0)
         )
 
     async def _in_redis(self) -> dict[str, int]:
@@ -316,6 +337,7 @@ async def soak(nodes: int, users: int, seconds: float, patience: float) -> list[
     app = App(id="1001", key=secrets.token_hex(10), secret=secrets.token_hex(20))
     async with AsyncExitStack() as stack:
         redis: Redis | None = None
+        redis_port: int | None = None
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -354,7 +376,10 @@ async def soak(nodes: int, users: int, seconds: float, patience: float) -> list[
                 "REDIS_URL": f"redis://127.0.0.1:{redis_port}",
             }
             redis = await stack.enter_async_context(Redis(port=redis_port))
-        running = [await stack.enter_async_context(running_node(environment)) for _ in range(nodes)]
+        running = [
+            await stack.enter_async_context(running_node(environment, redis_port))
+            for _ in range(nodes)
+        ]
         run = Soak(app, running, redis, patience)
         places.append(run)
         click.echo(f"Nodes on {', '.join(f'127.0.0.1:{node.port}' for node in running)}")

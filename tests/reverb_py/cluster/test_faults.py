@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import pytest
 
@@ -17,7 +17,7 @@ from reverb_py.testing import PATIENCE, PusherClient, TestServer
 from tests.reverb_py.cluster.nodes import COUNTING, LONG_PATIENCE, Deployment, member, until
 from tests.reverb_py.cluster.processes import connected_to, node_process
 from tests.reverb_py.cluster.test_presence import added, leave, removed, user_ids
-from tests.support.redis_link import redis_line
+from tests.support.redis_link import RedisLine, redis_line
 
 
 async def ready(node: TestServer) -> bool:
@@ -269,20 +269,31 @@ async def test_a_node_that_was_frozen_comes_back_with_its_members(deployment: De
     assert deployment.ghosts() == []
 
 
+async def join_that_is_kept(
+    fragile: Deployment, line: RedisLine
+) -> tuple[TestServer, PusherClient, PusherClient, Callable[[], None]]:
+    """
+    Have somebody join a node whose word of that is kept on its way while it begins again.
+
+    Returns that node, a member on another, who joined, and what lets the word arrive.
+    """
+    here = await fragile.node(lease_seconds=1.0)
+    there = await fragile.node(lease_seconds=1.0, port=line.port)
+    watcher, _ = await fragile.member(here, "1")
+    await fragile.member(there, "5")
+    assert await watcher.receive() == added("5")
+    client = await fragile.client(there)
+    line.cut()
+    await ask_to_join(client, "7")
+    await until(lambda: b"User 7" in line.under_way)
+    arrive_late = line.leave_behind()
+    assert await watcher.receive() == added("7")
+    return there, watcher, client, arrive_late
+
+
 async def test_what_the_network_has_kept_leaves_no_ghost(fragile: Deployment) -> None:
     async with redis_line(fragile.redis.port) as line:
-        here = await fragile.node(lease_seconds=1.0)
-        there = await fragile.node(lease_seconds=1.0, port=line.port)
-        watcher, _ = await fragile.member(here, "1")
-        await fragile.member(there, "5")
-        assert await watcher.receive() == added("5")
-        client = await fragile.client(there)
-        line.cut()
-        await ask_to_join(client, "7")
-        await until(lambda: b"User 7" in line.under_way)
-
-        arrive_late = line.leave_behind()
-        assert await watcher.receive() == added("7")
+        there, watcher, client, arrive_late = await join_that_is_kept(fragile, line)
         await becomes(there, is_ready=True)
         await until(lambda: fragile.ghosts() == [])
         arrive_late()
@@ -298,17 +309,7 @@ async def test_what_the_network_has_kept_leaves_no_ghost(fragile: Deployment) ->
 
 async def test_nothing_is_held_under_a_name_whose_time_is_over(fragile: Deployment) -> None:
     async with redis_line(fragile.redis.port) as line:
-        here = await fragile.node(lease_seconds=1.0)
-        there = await fragile.node(lease_seconds=1.0, port=line.port)
-        watcher, _ = await fragile.member(here, "1")
-        await fragile.member(there, "5")
-        assert await watcher.receive() == added("5")
-        client = await fragile.client(there)
-        line.cut()
-        await ask_to_join(client, "7")
-        await until(lambda: b"User 7" in line.under_way)
-        arrive_late = line.leave_behind()
-        assert await watcher.receive() == added("7")
+        there, watcher, client, arrive_late = await join_that_is_kept(fragile, line)
         await leave(client)
         assert await watcher.receive() == removed("7")
         await until(lambda: not fragile.stored_graves())
